@@ -1,0 +1,1 @@
+"""Trainable methods for stain-separated patches, and the bundles that carry trained models."""

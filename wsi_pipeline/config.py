@@ -1,0 +1,232 @@
+"""The configuration: one frozen model per stage, read from and written to TOML, and its hash.
+
+Help, unit, default and range of every option stand here and nowhere else; the command line is
+generated from the fields. A flag beats the TOML file, which beats the default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsi_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class ReaderName(StrEnum):
+    """Which library opens a slide."""
+
+    AUTO = "auto"
+    TIFF = "tiff"
+    OPENSLIDE = "openslide"
+
+
+class HeValues(StrEnum):
+    """How H/E concentrations are stored."""
+
+    UINT8 = "uint8"
+    FLOAT16 = "float16"
+
+
+class Precision(StrEnum):
+    """Arithmetic of inference."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class StageConfig(BaseModel):
+    """Base of the stage configurations: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
+
+
+class ReadConfig(StageConfig):
+    """How slides are opened."""
+
+    reader: ReaderName = Field(ReaderName.AUTO, description="Library that opens the slides.")
+    slide_mpp: float | None = Field(
+        None, gt=0, description="Resolution at level 0, um/px, for slides that do not state it."
+    )
+
+
+class TissueConfig(StageConfig):
+    """How tissue is told from glass, pen, black borders and glass edges."""
+
+    mask_mpp: float = Field(8.0, gt=0, description="Resolution of the tissue mask, um/px.")
+    min_tissue_um2: float = Field(
+        20_000.0, ge=0, description="Smallest piece of tissue kept, um^2."
+    )
+    max_hole_um2: float = Field(
+        10_000.0, ge=0, description="Largest hole in tissue that is filled, um^2."
+    )
+    reject_pen: bool = Field(True, description="Leave out green, blue, red and black pen marks.")
+    reject_edges: bool = Field(True, description="Leave out black borders and glass edges.")
+
+
+class TileConfig(StageConfig):
+    """Which tiles are cut."""
+
+    mpp: float = Field(0.5, gt=0, description="Resolution of the patches, um/px.")
+    patch_size: int = Field(256, ge=8, le=4096, description="Side of a patch, px.")
+    stride: int | None = Field(
+        None, ge=1, description="Distance between tiles, px at --mpp; the patch size if not given."
+    )
+    min_tissue: float = Field(
+        0.5, ge=0, le=1, description="Smallest share of a tile that must be tissue."
+    )
+    max_pen: float = Field(0.02, ge=0, le=1, description="Largest share of a tile that may be pen.")
+    min_sharpness: float | None = Field(
+        None,
+        ge=0,
+        description="Drop tiles whose sharpness (variance of the Laplacian of grey levels at "
+        "twice --mpp) is below this; not measured if not given.",
+    )
+
+
+class StainConfig(StageConfig):
+    """How the stain matrix of a slide is estimated."""
+
+    sample_tiles: int = Field(
+        256, ge=1, description="Tissue tiles whose pixels the stain matrix rests on."
+    )
+    pixel_step: int = Field(
+        4, ge=1, description="Every n-th pixel of a sampled tile in x and y is used."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the choice of tiles.")
+    min_pixels: int = Field(
+        5_000, ge=100, description="Fewest tissue pixels an estimate may rest on."
+    )
+    adaptive: bool = Field(
+        True,
+        description="Estimate a stain matrix per slide; the published fixed one is used otherwise.",
+    )
+    allow_fallback: bool = Field(
+        True,
+        description="Use the published fixed matrix, marked as such, where too little tissue "
+        "supports an estimate; such slides fail otherwise.",
+    )
+
+
+class StoreConfig(StageConfig):
+    """How patches are stored."""
+
+    he_values: HeValues = Field(HeValues.UINT8, description="Type of the stored H/E values.")
+    keep_rgb: bool = Field(False, description="Keep the RGB patches too; training needs them.")
+    chunk_patches: int = Field(16, ge=1, description="Patches compressed together.")
+    shard_patches: int = Field(256, ge=1, description="Patches in one file.")
+
+    @model_validator(mode="after")
+    def _shards_hold_whole_chunks(self) -> Self:
+        if self.shard_patches % self.chunk_patches:
+            raise ValueError(
+                f"shard_patches ({self.shard_patches}) must be a multiple of "
+                f"chunk_patches ({self.chunk_patches})"
+            )
+        return self
+
+
+class PredictConfig(StageConfig):
+    """How patches are sent through a model."""
+
+    device: str = Field("auto", description="Torch device, such as cpu, cuda or cuda:1.")
+    batch_size: int = Field(64, ge=1, description="Patches in one forward pass.")
+    precision: Precision = Field(
+        Precision.AUTO, description="Arithmetic; auto is bfloat16 on GPUs that have it."
+    )
+
+
+class PipelineConfig(StageConfig):
+    """Everything a run depends on besides its slides and its model."""
+
+    read: ReadConfig = ReadConfig()
+    tissue: TissueConfig = TissueConfig()
+    tile: TileConfig = TileConfig()
+    stain: StainConfig = StainConfig()
+    store: StoreConfig = StoreConfig()
+    predict: PredictConfig = PredictConfig()
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return the part that decides the content of a patch store, as plain values."""
+        return self.model_dump(mode="json", exclude={"predict"})
+
+
+def config_hash(values: dict[str, Any]) -> str:
+    """Hash plain configuration values; equal values give equal hashes whatever their order."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_config(
+    path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None
+) -> PipelineConfig:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    path : Path or None
+        TOML file with a table per stage; every key may be left out.
+    overrides : dict of dict or None
+        Values that beat the file, by stage and key.
+
+    Returns
+    -------
+    PipelineConfig
+        The resolved configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not TOML, or a key or value is not valid.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    for stage, keys in (overrides or {}).items():
+        table = values.setdefault(stage, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: [{stage}] must be a table, got {table!r}")
+        table.update(keys)
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+
+
+def dump_config(config: PipelineConfig) -> str:
+    """Write a configuration as TOML, with the help of each option as a comment."""
+    lines: list[str] = []
+    for stage in PipelineConfig.model_fields:
+        part: StageConfig = getattr(config, stage)
+        values = part.model_dump(mode="json")
+        lines.append(f"[{stage}]")
+        for key, field in type(part).model_fields.items():
+            lines.append(f"# {field.description}")
+            if values[key] is None:
+                lines.append(f"# {key} =")
+            else:
+                lines.append(tomli_w.dumps({key: values[key]}).rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    """Say which keys are wrong, with which values, and how to see the valid ones."""
+    where = f"{path}: " if path is not None else ""
+    problems = [
+        f"{'.'.join(str(part) for part in item['loc']) or 'configuration'} = {item['input']!r}: {item['msg']}"
+        for item in error.errors()
+    ]
+    return f"{where}{'; '.join(problems)}. See 'wsi-pipeline config show' for every key."

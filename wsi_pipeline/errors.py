@@ -1,0 +1,103 @@
+"""The errors of the pipeline: one tree, each saying what happened, with which value, what to do.
+
+WsiPipelineError
+ ├─ SlideError                     one slide cannot be processed; others go on
+ │   ├─ UnsupportedSlideError         no reader opens the file, or it is not a brightfield slide
+ │   ├─ SlideReadError (OSError)      the file opens but its pixels cannot be read
+ │   ├─ MissingMppError               no source states the resolution
+ │   └─ AnisotropicMppError           x and y resolutions differ too much
+ ├─ StainEstimationError           no stain matrix may be derived from these pixels
+ ├─ AnnotationError                an annotation file is malformed
+ ├─ StoreError
+ │   ├─ StoreNotFoundError (FileNotFoundError)
+ │   ├─ StoreExistsError (FileExistsError)
+ │   └─ StoreSchemaError           not a patch store, or of a schema this version cannot read
+ ├─ ModelMismatchError             the model was trained for another mpp, patch size or stain convention
+ └─ ConfigError                    a configuration value is unknown or out of range
+
+Catch ``WsiPipelineError`` to survive anything that the input, not the program, did wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class WsiPipelineError(Exception):
+    """Base of every error that the pipeline raises about its input."""
+
+
+class SlideError(WsiPipelineError):
+    """One slide cannot be processed.
+
+    Parameters
+    ----------
+    message : str
+        What happened, with which value, and what to do.
+    path : Path or None
+        The slide file.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class UnsupportedSlideError(SlideError):
+    """No reader opens the file, or what it shows is not a brightfield H&E slide."""
+
+
+class SlideReadError(SlideError, OSError):
+    """The slide opened, but its pixels cannot be read (truncated or damaged file)."""
+
+
+class MissingMppError(SlideError, ValueError):
+    """No source states how many micrometres a pixel spans."""
+
+
+class AnisotropicMppError(SlideError, ValueError):
+    """The resolutions in x and y differ by more than the tolerance."""
+
+
+class StainEstimationError(WsiPipelineError, ValueError):
+    """The pixels do not support a stain matrix."""
+
+
+class AnnotationError(WsiPipelineError, ValueError):
+    """An annotation file is malformed.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, naming the element.
+    path : Path or None
+        The annotation file.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StoreError(WsiPipelineError):
+    """A patch store cannot be created, read or written."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no patch store at the given path."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """A different patch store already has this name."""
+
+
+class StoreSchemaError(StoreError, ValueError):
+    """The path is not a patch store, or its schema cannot be read by this version."""
+
+
+class ModelMismatchError(WsiPipelineError, ValueError):
+    """The model was trained for other patches than the store holds."""
+
+
+class ConfigError(WsiPipelineError, ValueError):
+    """A configuration value is unknown, of the wrong type or out of range."""

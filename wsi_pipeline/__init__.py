@@ -1,1 +1,54 @@
-"""From whole-slide images to H/E patches, patch labels, heatmaps and bags."""
+"""From whole-slide images to H/E patches, patch labels, heatmaps and MIL inputs.
+
+The names below are loaded when first used, so that importing the package loads neither torch nor
+openslide.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Heatmap": "types",
+    "ModelSpec": "types",
+    "PatchStore": "store",
+    "PipelineConfig": "config",
+    "Predictions": "types",
+    "RunOptions": "pipeline",
+    "SlideInfo": "types",
+    "SlideJob": "inputs",
+    "StainEstimate": "types",
+    "StainMatrix": "types",
+    "TileGrid": "types",
+    "TissueMask": "types",
+    "TrainedModel": "pipeline",
+    "WsiPipelineError": "errors",
+    "detect_tissue": "tissue",
+    "encode_he": "stain",
+    "estimate_stain_matrix": "stain",
+    "find_slides": "inputs",
+    "lay_grid": "tiling",
+    "load_config": "config",
+    "open_slide": "slide",
+    "paint_heatmap": "heatmap",
+    "predict_slide": "pipeline",
+    "predict_store": "predict",
+    "preprocess_slide": "preprocess",
+    "read_polygons": "annotations",
+    "run_slides": "pipeline",
+    "unmix": "stain",
+    "write_synthetic_slide": "synthetic",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 -- the table above is the one list of public names
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- any public object
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -167,7 +167,9 @@ def config_hash(values: dict[str, Any]) -> str:
 
 
 def load_config(
-    path: Path | None = None, overrides: dict[str, dict[str, Any]] | None = None
+    path: Path | None = None,
+    overrides: dict[str, dict[str, Any]] | None = None,
+    base: dict[str, dict[str, Any]] | None = None,
 ) -> PipelineConfig:
     """Read a configuration.
 
@@ -177,6 +179,8 @@ def load_config(
         TOML file with a table per stage; every key may be left out.
     overrides : dict of dict or None
         Values that beat the file, by stage and key.
+    base : dict of dict or None
+        Values that the file beats, by stage and key.
 
     Returns
     -------
@@ -188,21 +192,24 @@ def load_config(
     ConfigError
         If the file is not TOML, or a key or value is not valid.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
-    for stage, keys in (overrides or {}).items():
-        table = values.setdefault(stage, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path}: [{stage}] must be a table, got {table!r}")
-        table.update(keys)
+    file_values = _read_toml(path) if path is not None else {}
+    merged: dict[str, dict[str, Any]] = {}
+    for layer in (base or {}, file_values, overrides or {}):
+        for stage, keys in layer.items():
+            if not isinstance(keys, dict):
+                raise ConfigError(f"{path}: {stage} must be a table of options, got {keys!r}")
+            merged.setdefault(stage, {}).update(keys)
     try:
-        return PipelineConfig.model_validate(values)
+        return PipelineConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
 
 
 def dump_config(config: PipelineConfig) -> str:
@@ -225,8 +232,8 @@ def dump_config(config: PipelineConfig) -> str:
 def _explain(error: ValidationError, path: Path | None) -> str:
     """Say which keys are wrong, with which values, and how to see the valid ones."""
     where = f"{path}: " if path is not None else ""
-    problems = [
-        f"{'.'.join(str(part) for part in item['loc']) or 'configuration'} = {item['input']!r}: {item['msg']}"
-        for item in error.errors()
-    ]
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "configuration"
+        problems.append(f"{key} = {item['input']!r}: {item['msg']}")
     return f"{where}{'; '.join(problems)}. See 'wsi-pipeline config show' for every key."

@@ -12,7 +12,7 @@ WsiPipelineError
  │   ├─ StoreNotFoundError (FileNotFoundError)
  │   ├─ StoreExistsError (FileExistsError)
  │   └─ StoreSchemaError           not a patch store, or of a schema this version cannot read
- ├─ ModelMismatchError             the model was trained for another mpp, patch size or stain convention
+ ├─ ModelMismatchError             the model was trained for another mpp, patch size or stains
  └─ ConfigError                    a configuration value is unknown or out of range
 
 Catch ``WsiPipelineError`` to survive anything that the input, not the program, did wrong.

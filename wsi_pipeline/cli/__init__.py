@@ -1,0 +1,39 @@
+"""The command line: every command parses, calls one public function and prints.
+
+Sole home of click and rich, and the place where the pipeline meets ``wsi_models``. Heavy
+libraries are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from wsi_pipeline.cli.config import config
+from wsi_pipeline.cli.demo import demo
+from wsi_pipeline.cli.heatmap import heatmap
+from wsi_pipeline.cli.info import info
+from wsi_pipeline.cli.predict import predict
+from wsi_pipeline.cli.preprocess import preprocess
+from wsi_pipeline.cli.run import run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="wsi-pipeline")
+def main() -> None:
+    """Turn whole-slide images into H/E patches, patch labels and heatmaps.
+
+    \b
+    A first look, with a slide that is made for you:
+        wsi-pipeline demo --out demo-out
+    Your own slides, in one step:
+        wsi-pipeline run slides/ --out results --model my-bundle
+    Or in two: patches first, then any number of models:
+        wsi-pipeline preprocess slides/ --out results --mpp 0.5
+        wsi-pipeline predict results --model my-bundle
+
+    A slide can be SVS, NDPI, MRXS, SCN, BIF, DICOM, (pyramidal) TIFF, OME-TIFF, PNG or JPEG.
+    """
+
+
+for _command in (info, preprocess, predict, heatmap, run, config, demo):
+    main.add_command(_command)

@@ -1,0 +1,1 @@
+"""Predictions -> files that other programs open, one module per target."""

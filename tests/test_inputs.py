@@ -1,0 +1,106 @@
+"""Names people give -> slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.inputs import find_slides, slide_stem
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_folder_gives_its_slides_and_dicom_folders_and_no_pictures(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "b.svs",
+        tmp_path / "a.ome.tif",
+        tmp_path / "label.png",
+        tmp_path / "notes.txt",
+        tmp_path / "series" / "1.dcm",
+        tmp_path / "series" / "2.dcm",
+        tmp_path / "mirax" / "Data0000.dat",
+        tmp_path / "deeper" / "c.svs",
+    )
+
+    jobs = find_slides([str(tmp_path)])
+
+    assert [job.slide_id for job in jobs] == ["a", "b", "series"]
+
+
+def test_a_folder_of_dicom_instances_is_one_slide(tmp_path: Path) -> None:
+    touch(tmp_path / "scan" / "1.dcm", tmp_path / "scan" / "2.dcm")
+
+    (job,) = find_slides([str(tmp_path / "scan")])
+
+    assert job.path == tmp_path / "scan"
+
+
+def test_globs_files_and_repetitions(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs", tmp_path / "x" / "b.svs", tmp_path / "picture.png")
+
+    jobs = find_slides(
+        [str(tmp_path / "**" / "*.svs"), str(tmp_path / "a.svs"), str(tmp_path / "picture.png")]
+    )
+
+    assert [job.slide_id for job in jobs] == ["a", "b", "picture"]
+
+
+def test_slides_of_one_stem_keep_apart(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs", tmp_path / "a.ome.tif", tmp_path / "b.svs")
+
+    assert [job.slide_id for job in find_slides([str(tmp_path)])] == ["a.ome.tif", "a.svs", "b"]
+
+
+def test_a_table_gives_mpp_ids_and_regions(tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text("path,mpp,slide_id,roi\nx/a.svs,0.25,first,a.geojson\nx/b.svs,,,\n")
+
+    first, second = find_slides([str(table)])
+
+    assert (first.path, first.mpp, first.slide_id) == (tmp_path / "x/a.svs", 0.25, "first")
+    assert first.roi == tmp_path / "a.geojson"
+    assert (second.mpp, second.slide_id, second.roi) == (None, "b", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("file,mpp\na.svs,1\n", "line 2 has no path"),
+        ("path,mpp\na.svs,fast\n", "'fast' is not a number"),
+        ("path,mpp\na.svs,-1\n", "must be above 0"),
+        ("path,slide_id\na.svs,x\nb.svs,x\n", "occur twice"),
+    ],
+)
+def test_a_malformed_table_is_explained(tmp_path: Path, text: str, named: str) -> None:
+    table = tmp_path / "slides.csv"
+    table.write_text(text)
+
+    with pytest.raises(ConfigError, match=named):
+        find_slides([str(table)])
+
+
+def test_a_name_without_slides_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names no slide"):
+        find_slides([str(tmp_path / "*.svs")])
+
+
+def test_a_folder_of_regions_gives_each_slide_its_own(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs", tmp_path / "b.svs", tmp_path / "roi" / "a.geojson")
+
+    first, second = find_slides([str(tmp_path / "*.svs")], roi=tmp_path / "roi")
+
+    assert first.roi == tmp_path / "roi" / "a.geojson"
+    assert second.roi is None
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("a.svs", "a"), ("a.b.ome.tiff", "a.b"), ("A.OME.TIF", "A")]
+)
+def test_the_stem_leaves_out_both_suffixes_of_ome_files(name: str, stem: str) -> None:
+    assert slide_stem(Path(name)) == stem

@@ -1,0 +1,62 @@
+"""Where the pipeline meets ``wsi_models``: a bundle becomes a module and its specification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.types import ModelSpec
+
+if TYPE_CHECKING:
+    from wsi_pipeline.pipeline import TrainedModel
+
+
+def load_model(name: str) -> TrainedModel:
+    """Load a bundle by folder, or an embedded one by name.
+
+    Parameters
+    ----------
+    name : str
+        Folder of a bundle, or a name among the embedded ones.
+
+    Returns
+    -------
+    TrainedModel
+        The classifier, what it expects, and the hash of its weights.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such bundle, or it cannot be loaded.
+    """
+    from wsi_models.bundle import BundleError, available_bundles, bundle_path, load_bundle
+
+    from wsi_pipeline.pipeline import TrainedModel
+
+    if not Path(name).is_dir() and name not in available_bundles():
+        raise ConfigError(
+            f"there is no model bundle {name!r}; give the folder of a bundle or one of: "
+            f"{', '.join(available_bundles())}"
+        )
+    try:
+        bundle = load_bundle(Path(name) if Path(name).is_dir() else bundle_path(name))
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    config = bundle.config
+    spec = ModelSpec(
+        name=config.name,
+        class_names=config.class_names,
+        class_colors=config.class_colors,
+        mpp=config.mpp,
+        patch_px=config.patch_px,
+        mean=config.mean,
+        std=config.std,
+        stain_convention=config.stain_convention,
+    )
+    return TrainedModel(module=bundle.classifier(), spec=spec, fingerprint=bundle.fingerprint)
+
+
+def model_defaults(model: TrainedModel) -> dict[str, dict[str, Any]]:
+    """Return the tile geometry the model was trained for, as configuration values."""
+    return {"tile": {"mpp": model.spec.mpp, "patch_size": model.spec.patch_px}}

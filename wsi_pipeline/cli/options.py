@@ -1,0 +1,189 @@
+"""Click options generated from the configuration models, and the options commands share.
+
+Defaults, help and ranges are read from ``wsi_pipeline.config``; none is written here.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import click
+
+from wsi_pipeline.config import PipelineConfig, StageConfig, load_config
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_SEPARATOR = "__"
+
+
+def config_options(*stages: str) -> Callable[[Command], Command]:
+    """Give a command one option per field of the named stages, and ``--config``.
+
+    Parameters
+    ----------
+    *stages : str
+        Fields of :class:`~wsi_pipeline.config.PipelineConfig`.
+
+    Returns
+    -------
+    callable
+        Decorator. The command receives ``config_file`` and one keyword per field, for
+        :func:`resolve_config`.
+    """
+
+    def decorate(command: Command) -> Command:
+        for stage in reversed(stages):
+            model = PipelineConfig.model_fields[stage].annotation
+            assert isinstance(model, type)
+            assert issubclass(model, StageConfig)
+            for key, field in reversed(model.model_fields.items()):
+                command = _option(stage, key, field)(command)
+        return click.option(
+            "--config",
+            "config_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="TOML file of options; flags beat it. 'wsi-pipeline config show' prints one.",
+        )(command)
+
+    return decorate
+
+
+def resolve_config(
+    values: dict[str, Any], model_defaults: dict[str, dict[str, Any]] | None = None
+) -> PipelineConfig:
+    """Build the configuration from what :func:`config_options` collected.
+
+    Parameters
+    ----------
+    values : dict
+        Keywords of the command; the entries of :func:`config_options` are taken out of it.
+    model_defaults : dict of dict or None
+        Values by stage and key that the trained model suggests; flags and the file beat them.
+
+    Returns
+    -------
+    PipelineConfig
+        Flags beat the file, which beats the model, which beats the defaults.
+    """
+    config_file = values.pop("config_file")
+    overrides: dict[str, dict[str, Any]] = {}
+    for name in [name for name in values if _SEPARATOR in name]:
+        stage, key = name.split(_SEPARATOR)
+        value = values.pop(name)
+        if value is not None:
+            overrides.setdefault(stage, {})[key] = value
+    return load_config(config_file, overrides, base=model_defaults)
+
+
+def _option(stage: str, key: str, field: FieldInfo) -> Callable[[Command], Command]:
+    flag = "--" + key.replace("_", "-")
+    name = f"{stage}{_SEPARATOR}{key}"
+    kind = _value_type(field)
+    shown = field.default.value if isinstance(field.default, StrEnum) else field.default
+    description = field.description or ""
+    if kind is bool:
+        default = "on" if shown else "off"
+        return click.option(
+            f"{flag}/--no-{flag[2:]}",
+            name,
+            default=None,
+            help=f"{description}  [default: {default}]",
+        )
+    suffix = "" if shown is None else f"  [default: {shown}]"
+    return click.option(
+        flag, name, type=_click_type(kind, field), default=None, help=description + suffix
+    )
+
+
+def _value_type(field: FieldInfo) -> type:
+    """Return the type of a field without its ``None``."""
+    annotation = field.annotation
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in get_args(annotation) if part is not types.NoneType)
+    assert isinstance(annotation, type)
+    return annotation
+
+
+def _click_type(kind: type, field: FieldInfo) -> click.ParamType | type:
+    if issubclass(kind, StrEnum):
+        return click.Choice([member.value for member in kind])
+    limits = {
+        name: getattr(rule, name)
+        for rule in field.metadata
+        for name in ("gt", "ge", "le")
+        if hasattr(rule, name)
+    }
+    if not limits or kind not in (int, float):
+        return kind
+    low = limits.get("gt", limits.get("ge"))
+    range_type = click.IntRange if kind is int else click.FloatRange
+    return range_type(min=low, max=limits.get("le"), min_open="gt" in limits)
+
+
+def input_argument(command: Command) -> Command:
+    """Give a command its slides."""
+    return click.argument("inputs", nargs=-1, required=True, metavar="SLIDE...")(command)
+
+
+def run_options(command: Command) -> Command:
+    """Give a command what every run over slides takes."""
+    decorators = [
+        click.option(
+            "--out",
+            required=True,
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder for the results; one folder per slide is made in it.",
+        ),
+        click.option(
+            "--roi",
+            type=click.Path(exists=True, path_type=Path),
+            help="GeoJSON polygons that bound the tiles, or a folder of <slide_id>.geojson.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            default=None,
+            help="Threads that read and unmix.  [default: the processor's cores]",
+        ),
+        click.option(
+            "--overwrite", is_flag=True, help="Replace patch stores made with other options."
+        ),
+        *_output_options(),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def output_options(command: Command) -> Command:
+    """Give a command ``--json`` and ``--quiet``."""
+    for decorate in reversed(_output_options()):
+        command = decorate(command)
+    return command
+
+
+def _output_options() -> list[Callable[[Any], Any]]:
+    return [
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    ]
+
+
+def model_option(command: Command) -> Command:
+    """Give a command its trained model."""
+    return click.option(
+        "--model",
+        "model_name",
+        default="demo",
+        show_default=True,
+        metavar="BUNDLE",
+        help="Folder of a trained bundle, or the name of an embedded one. 'demo' was trained on "
+        "synthetic tissue: it shows how the pipeline works and says nothing about real tissue.",
+    )(command)

@@ -1,0 +1,310 @@
+"""A sample of a slide's tissue pixels to its stain matrix, with a verdict on how far to trust it.
+
+It never guesses in silence: what is no estimate is called a fallback or refused, with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.config import StainConfig
+from wsi_pipeline.errors import StainEstimationError
+from wsi_pipeline.stain.gate import check_pixels, gate_pixels
+from wsi_pipeline.stain.separate import fixed_stain_matrix, optical_density
+from wsi_pipeline.types import StainEstimate, StainMatrix, StainVerdict
+
+BETA = 0.15
+"""Optical density under which a pixel is too faint to have a direction (Macenko's beta)."""
+
+TAIL = 0.01
+"""Share of pixels left beyond each stain vector, and above each maximum (Macenko's alpha)."""
+
+ACCEPTED_RANGES = {
+    "hematoxylin angle in the stain plane (degrees)": (-33.44, -1.96),
+    "eosin angle in the stain plane (degrees)": (10.19, 30.14),
+    "angle between the stains (degrees)": (21.04, 52.21),
+    "blue component of the hematoxylin vector": (0.099, 0.474),
+    "maximum hematoxylin concentration": (0.615, 1.804),
+    "maximum eosin concentration": (0.357, 2.042),
+}
+"""Smallest and largest value among the 420 solutions published with CLASS-M, all H&E."""
+
+ANGLE_LIMITS_DEG = (10.0, 70.0)
+"""Angles between stains that can be used at all: below, noise around a single stain spans as much
+(condition number 11); above, a pigment or an ink was taken for a stain."""
+
+MIN_STAINED_SHARE = 0.05
+"""Share of pixels that must hold stain, or the noise of glass decides how the plane lies."""
+
+LOW_STAINED_SHARE = 0.2
+"""Share of stained pixels below which an estimate is flagged."""
+
+MAX_ARTEFACT_SHARE = 0.8
+"""Share of the absorbing pixels that are ink, black or clipped above which a slide is refused."""
+
+HIGH_ARTEFACT_SHARE = 0.2
+"""Share of ink, black or clipped pixels above which an estimate is flagged."""
+
+BROWN_RED = 0.45
+"""Red over green density from which a second stain that absorbs most in blue is called brown."""
+
+_DEFAULTS = StainConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Solution:
+    """What the pixels say about the stains, before anyone believes it; NaN where they are mute.
+
+    ``absorbing_share`` is that of all pixels, ``artefact_share`` that of the absorbing ones which
+    the gate drops, ``stained_share`` that of the gated ones which hold stain; ``plane`` holds the
+    two leading eigenvectors (2, 3) of the optical density's covariance.
+    """
+
+    pixel_count: int
+    absorbing_share: float
+    artefact_share: float
+    stained_share: float
+    mean_od: NDArray[np.float64]
+    plane: NDArray[np.float64]
+    theta_deg: tuple[float, float]
+    vectors: NDArray[np.float64]
+    max_concentration: NDArray[np.float64]
+
+    @property
+    def angle_deg(self) -> float:
+        return self.theta_deg[1] - self.theta_deg[0]
+
+    @property
+    def condition(self) -> float:
+        # of two unit vectors: the ratio of the singular values of their matrix
+        cosine = float(self.vectors[0] @ self.vectors[1])
+        return float(np.sqrt((1 + cosine) / max(1 - cosine, np.finfo(float).tiny)))
+
+
+def estimate_stain_matrix(
+    pixels: NDArray[np.uint8], config: StainConfig = _DEFAULTS
+) -> StainEstimate:
+    """Estimate the stain vectors of a slide from a sample of its tissue pixels.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (N, 3), uint8
+        RGB of pixels of the slide's tissue tiles, in any order; glass between cells included.
+    config : StainConfig
+        ``adaptive``, ``min_pixels`` and ``allow_fallback`` apply.
+
+    Returns
+    -------
+    StainEstimate
+        ``OK``: inside every acceptance range. ``FLAGGED``: used, with each range it leaves.
+        ``FALLBACK``: the published fixed matrix, with what forbids an estimate: too few stained
+        pixels (fewer than ``min_pixels``, or under 5 %), a single stain (vectors less than 10
+        degrees apart), vectors more than 70 degrees apart, or ones no H&E slide can have.
+
+    Raises
+    ------
+    StainEstimationError
+        If over 80 % of the absorbing pixels are ink, black or clipped (a pen mark, fluorescence),
+        or if an estimate is forbidden and ``allow_fallback`` is off.
+
+    Notes
+    -----
+    The plane is spanned by the two leading eigenvectors of the covariance of optical density over
+    all gated pixels. Density is projected on it **without** subtracting the mean: angles are
+    measured from the point without stain. Among pixels at least 0.15 from it, 1 % lie beyond
+    either vector. Each maximum is the 99th percentile of the concentrations of at least 0.15.
+
+    References
+    ----------
+    .. [1] M. Macenko et al., A method for normalizing histology slides for quantitative analysis,
+       ISBI 2009.
+    .. [2] B. Zhang et al., CLASS-M: Adaptive stain separation-based contrastive learning with
+       pseudo-labeling for histopathological image classification, 2023.
+    """
+    check_pixels(pixels)
+    if not config.adaptive:
+        return _fallback(_no_solution(), ("asked for: adaptive = false",))
+    solution = _solve(pixels)
+    _refuse_artefacts(solution)
+    faults = _lack_of_support(solution, config) or _impossibilities(solution)
+    if faults and not config.allow_fallback:
+        raise StainEstimationError(
+            f"no stain matrix can be estimated: {'; '.join(faults)}. Allow the published fixed "
+            "matrix with allow_fallback = true, or leave the slide out."
+        )
+    if faults:
+        return _fallback(solution, faults)
+    matrix = StainMatrix(vectors=solution.vectors, max_concentration=solution.max_concentration)
+    doubts = _doubts(solution)
+    verdict = StainVerdict.FLAGGED if doubts else StainVerdict.OK
+    return _estimate(solution, matrix, verdict, doubts)
+
+
+def _no_solution(absorbing_share: float = 0.0, artefact_share: float = 0.0) -> _Solution:
+    nan = float("nan")
+    return _Solution(
+        pixel_count=0,
+        absorbing_share=absorbing_share,
+        artefact_share=artefact_share,
+        stained_share=0.0,
+        mean_od=np.full(3, nan),
+        plane=np.full((2, 3), nan),
+        theta_deg=(nan, nan),
+        vectors=np.full((2, 3), nan),
+        max_concentration=np.full(2, nan),
+    )
+
+
+def _solve(pixels: NDArray[np.uint8]) -> _Solution:
+    """Fit stain vectors and maxima to the gated pixels, whatever they are worth."""
+    gate = gate_pixels(pixels)
+    all_od = optical_density(pixels)
+    absorbing = np.einsum("ij,ij->i", all_od, all_od) >= BETA**2
+    absorbing_share = absorbing.sum() / max(1, len(pixels))
+    artefact_share = (absorbing & ~gate).sum() / max(1, absorbing.sum())
+    od = all_od[gate]
+    if len(od) == 0:
+        return _no_solution(absorbing_share, artefact_share)
+    mean = od.mean(axis=0)
+    plane = _stain_plane(od, mean)
+    in_plane = od @ plane.T
+    stained = in_plane[np.einsum("ij,ij->i", in_plane, in_plane) >= BETA**2]
+    if len(stained) == 0:
+        return _no_solution(absorbing_share, artefact_share)
+    theta = _extreme_angles(np.arctan2(stained[:, 1], stained[:, 0]))
+    vectors = np.stack([np.cos(theta), np.sin(theta)], axis=1) @ plane
+    return _Solution(
+        pixel_count=len(stained),
+        absorbing_share=absorbing_share,
+        artefact_share=artefact_share,
+        stained_share=len(stained) / len(od),
+        mean_od=mean,
+        plane=plane,
+        theta_deg=(float(np.degrees(theta[0])), float(np.degrees(theta[1]))),
+        vectors=vectors,
+        max_concentration=_maxima(od @ np.linalg.pinv(vectors)),
+    )
+
+
+def _stain_plane(od: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leading eigenvectors of the covariance as rows, signed so that eosin's angle is positive.
+
+    Hematoxylin absorbs relatively more red, so a second axis that points away from red puts it at
+    negative angles.
+    """
+    covariance = od.T @ od / len(od) - np.outer(mean, mean)
+    _, columns = np.linalg.eigh(covariance)
+    first, second = columns[:, 2], columns[:, 1]
+    return np.stack(
+        [first if first[0] >= 0 else -first, second if second[0] <= 0 else -second], axis=0
+    )
+
+
+def _extreme_angles(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the angles that leave 1 % of the pixels, to the nearest whole one, on either side."""
+    outside = round(TAIL * len(angles))
+    ranks = [outside, len(angles) - 1 - outside]
+    return np.asarray(np.partition(angles, ranks)[ranks])
+
+
+def _maxima(concentrations: NDArray[np.float64]) -> NDArray[np.float64]:
+    """99th percentile per column of the values of at least beta; 0 where there is none."""
+    maxima = np.zeros(2)
+    for stain in range(2):
+        values = concentrations[concentrations[:, stain] >= BETA, stain]
+        if len(values):
+            rank = int((1 - TAIL) * len(values))
+            maxima[stain] = np.partition(values, rank)[rank]
+    return maxima
+
+
+def _refuse_artefacts(solution: _Solution) -> None:
+    """Raise where what absorbs light is not tissue, so that no matrix is of any use."""
+    few = solution.absorbing_share < MIN_STAINED_SHARE
+    if solution.artefact_share > MAX_ARTEFACT_SHARE and not few:
+        raise StainEstimationError(
+            f"{solution.artefact_share:.0%} of the light-absorbing pixels are ink, black or "
+            "clipped: this is not H&E tissue (a pen mark, a scan artefact or fluorescence). "
+            "Leave the slide out, or choose its tissue by annotation."
+        )
+
+
+def _lack_of_support(solution: _Solution, config: StainConfig) -> tuple[str, ...]:
+    """Say why the pixels are too few to carry an estimate; empty where they are not."""
+    if solution.pixel_count < config.min_pixels:
+        return (f"{solution.pixel_count} stained pixels, fewer than {config.min_pixels}",)
+    if solution.stained_share < MIN_STAINED_SHARE:
+        return (
+            f"{solution.stained_share:.1%} of the pixels hold stain, less than "
+            f"{MIN_STAINED_SHARE:.0%}",
+        )
+    return ()
+
+
+def _impossibilities(solution: _Solution) -> tuple[str, ...]:
+    """Say what no two H&E stains can be."""
+    faults: list[str] = []
+    low, high = ANGLE_LIMITS_DEG
+    if not low <= solution.angle_deg <= high:
+        faults.append(
+            f"vectors {solution.angle_deg:.1f} degrees apart (condition number "
+            f"{solution.condition:.1f}), not within {low:g}-{high:g}"
+        )
+    if not (solution.plane[0] > 0).all():
+        faults.append(f"main axis {_digits(solution.plane[0])} is no absorption of light")
+    along = np.abs(solution.plane @ solution.mean_od)
+    if along[0] <= along[1]:
+        faults.append(f"mean density {_digits(along)} does not lie along the main axis")
+    if solution.vectors.min() < -0.1:
+        faults.append(f"a stain vector with component {solution.vectors.min():.2f}")
+    if (solution.max_concentration == 0).any():
+        faults.append("a stain that no pixel holds")
+    return tuple(faults)
+
+
+def _doubts(solution: _Solution) -> tuple[str, ...]:
+    """Say in what an estimate differs from those of known H&E slides."""
+    blue = solution.vectors[0, 2]
+    values = (*solution.theta_deg, solution.angle_deg, blue, *solution.max_concentration)
+    doubts = [
+        f"{name} {value:.2f}, outside {low:g} to {high:g}"
+        for (name, (low, high)), value in zip(ACCEPTED_RANGES.items(), values, strict=True)
+        if not low <= value <= high
+    ]
+    if solution.vectors.min() < 0:
+        doubts.append(f"a stain vector with negative component {solution.vectors.min():.3f}")
+    red, green, blue = solution.vectors[1]
+    if red > BROWN_RED * green and blue > green:
+        doubts.append(f"second stain {_digits(solution.vectors[1])} is brown like DAB, not eosin")
+    if solution.stained_share < LOW_STAINED_SHARE:
+        doubts.append(f"only {solution.stained_share:.1%} of the pixels hold stain")
+    if solution.artefact_share > HIGH_ARTEFACT_SHARE:
+        doubts.append(
+            f"{solution.artefact_share:.1%} of the absorbing pixels were ink, black or clipped"
+        )
+    return tuple(doubts)
+
+
+def _fallback(solution: _Solution, reasons: tuple[str, ...]) -> StainEstimate:
+    return _estimate(solution, fixed_stain_matrix(), StainVerdict.FALLBACK, reasons)
+
+
+def _estimate(
+    solution: _Solution, matrix: StainMatrix, verdict: StainVerdict, reasons: tuple[str, ...]
+) -> StainEstimate:
+    return StainEstimate(
+        matrix=matrix,
+        verdict=verdict,
+        reasons=reasons,
+        pixel_count=solution.pixel_count,
+        angle_deg=solution.angle_deg,
+        condition=solution.condition,
+        theta_deg=solution.theta_deg,
+    )
+
+
+def _digits(values: NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{value:.3f}" for value in values) + ")"

@@ -7,7 +7,6 @@ interrupted run stopped. Pictures and folders of slides are the business of othe
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,23 +16,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.annotations import read_polygons
-from wsi_pipeline.config import HeValues, PipelineConfig, TileConfig
+from wsi_pipeline.config import HeValues, PipelineConfig, StoreConfig, config_hash
+from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.inputs import SlideJob
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.stain import encode_he, encode_he_float16, estimate_stain_matrix
-from wsi_pipeline.store import PatchStore, StoreHeader, StoreWriter
+from wsi_pipeline.store import PatchStore, Shard, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.tiling import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tissue import detect_tissue, require_brightfield, sharpness
 from wsi_pipeline.types import NoProgress, Progress, StainEstimate, StainMatrix, TileGrid
 
-_log = logging.getLogger(__name__)
-
 THUMBNAIL_PX = 1024
 """Longer side of the stored thumbnail, px."""
+
+BLOCK_PATCHES = 16
+"""Patches one thread reads and unmixes in one go."""
 
 
 class Stopwatch:
@@ -113,18 +115,170 @@ def preprocess_slide(
         If another store has this name and ``overwrite`` is off.
     """
     watch = Stopwatch()
-    progress = progress or NoProgress()
     recipe = _recipe(job, config)
     with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
-        fingerprint = slide.fingerprint()
-        writer = StoreWriter.claim(
-            path, recipe, fingerprint, config=config.store, overwrite=overwrite
+        if _is_finished(path, recipe, slide.fingerprint(), overwrite=overwrite):
+            return Preprocessed(store=PatchStore.open(path))
+        with ThreadPoolExecutor(workers) as pool:
+            header = _survey(slide, job, config, pool, watch)
+            writer = StoreWriter.create_or_resume(path, header, config.store, overwrite=overwrite)
+            with watch.stage("patches"):
+                extraction = _Extraction(slide, header, config.store)
+                extraction.fill(writer, pool, workers, progress or NoProgress())
+    with watch.stage("seal"):
+        store = writer.seal()
+    return Preprocessed(store=store, seconds=watch.seconds)
+
+
+def _recipe(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
+    """Gather, as plain values, everything besides the slide's pixels that decides the store."""
+    roi = None if job.roi is None else hashlib.sha256(job.roi.read_bytes()).hexdigest()
+    return {**config.preprocessing(), "table_mpp": job.mpp, "roi": roi}
+
+
+def _is_finished(
+    path: Path, recipe: dict[str, Any], fingerprint: str, *, overwrite: bool
+) -> bool:
+    """Whether the very store that is asked for is there; another one is an error or replaced."""
+    try:
+        return has_store(path, config_hash=config_hash(recipe), fingerprint=fingerprint)
+    except StoreExistsError:
+        if not overwrite:
+            raise
+        return False
+
+
+def _survey(
+    slide: Slide,
+    job: SlideJob,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+    watch: Stopwatch,
+) -> StoreHeader:
+    """Find out all that must be known before the first patch is stored."""
+    with watch.stage("mask"):
+        rgb, downsample = slide.overview(config.tissue.mask_mpp)
+        require_brightfield(rgb, slide.info.slide_id)
+        mask = detect_tissue(rgb, config.tissue.mask_mpp, downsample, config.tissue)
+    with watch.stage("grid"):
+        roi = None if job.roi is None else [a.geometry for a in read_polygons(job.roi)]
+        grid = lay_grid(slide.info, mask, config.tile, roi)
+        if config.tile.min_sharpness is not None:
+            scores = list(pool.map(lambda i: _tile_sharpness(slide, grid, i), range(len(grid))))
+            grid = drop_blurred(grid, np.array(scores), config.tile.min_sharpness)
+    with watch.stage("stain"):
+        stain = _estimate_stain(slide, grid, config, pool)
+    return StoreHeader(
+        slide=slide.info,
+        grid=grid,
+        stain=stain,
+        mask=mask,
+        thumbnail=_thumbnail(rgb),
+        config=_recipe(job, config),
+        fingerprint=slide.fingerprint(),
+    )
+
+
+def _thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width, _ = rgb.shape
+    scale = min(1.0, THUMBNAIL_PX / max(height, width))
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _estimate_stain(
+    slide: Slide, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
+) -> StainEstimate:
+    """Estimate the slide's matrix from every n-th pixel of a seeded sample of its tiles."""
+    step = config.stain.pixel_step
+    indices = sample_tiles(grid, config.stain.sample_tiles, config.stain.seed)
+    samples = pool.map(
+        lambda i: read_tile(slide, grid, i)[::step, ::step].reshape(-1, 3), indices.tolist()
+    )
+    pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *samples])
+    return estimate_stain_matrix(pixels, config.stain)
+
+
+def read_tile(slide: Slide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
+    """Read the patch of one kept tile, shape (P, P, 3) uint8 RGB."""
+    x, y = (int(v) for v in grid.level_xy[index])
+    return slide.read_patch(grid.level, (x, y), grid.read_px, grid.patch_px)
+
+
+def _tile_sharpness(slide: Slide, grid: TileGrid, index: int) -> float:
+    x, y = (int(v) for v in grid.level_xy[index])
+    half = max(1, grid.patch_px // 2)
+    return sharpness(slide.read_patch(grid.level, (x, y), grid.read_px, half))
+
+
+class _Extraction:
+    """Reads, unmixes and writes the patches of one slide, with a few shards in memory."""
+
+    def __init__(self, slide: Slide, header: StoreHeader, config: StoreConfig) -> None:
+        self._slide = slide
+        self._grid = header.grid
+        self._stains: StainMatrix = header.stain.matrix
+        self._half = config.he_values is HeValues.FLOAT16
+        self._keep_rgb = config.keep_rgb
+
+    def fill(
+        self, writer: StoreWriter, pool: ThreadPoolExecutor, workers: int, progress: Progress
+    ) -> None:
+        """Write every pending shard; blocks of the next are read while one is compressed."""
+        pending = [writer.shards[index] for index in writer.pending()]
+        progress.start(
+            f"{self._slide.info.slide_id}: patches", sum(s.stop - s.start for s in pending)
         )
-        if isinstance(writer, PatchStore):
-            return Preprocessed(store=writer)
-        with watch.stage("tissue and grid"):
-            header = _survey(slide, job, config)
-        with watch.stage("stain matrix"):
-            pass
-        _fill(slide, writer, progress)
-        return Preprocessed(store=writer.seal(), seconds=watch.seconds)
+        reading: deque[tuple[Shard, _Buffers, list[Future[None]]]] = deque()
+        writing: deque[Future[None]] = deque()
+        for shard in pending:
+            buffers = self._allocate(shard)
+            blocks = [
+                pool.submit(self._fill_block, shard, buffers, start)
+                for start in range(shard.start, shard.stop, BLOCK_PATCHES)
+            ]
+            reading.append((shard, buffers, blocks))
+            if len(reading) > 1:
+                writing.append(_write(writer, pool, progress, *reading.popleft()))
+            if len(writing) > workers:
+                writing.popleft().result()
+        while reading:
+            writing.append(_write(writer, pool, progress, *reading.popleft()))
+        for written in writing:
+            written.result()
+
+    def _allocate(self, shard: Shard) -> _Buffers:
+        n, side = shard.stop - shard.start, self._grid.patch_px
+        return _Buffers(
+            he=np.empty((n, 2, side, side), dtype=np.float16 if self._half else np.uint8),
+            rgb=np.empty((n, side, side, 3), dtype=np.uint8) if self._keep_rgb else None,
+        )
+
+    def _fill_block(self, shard: Shard, buffers: _Buffers, start: int) -> None:
+        encode = encode_he_float16 if self._half else encode_he
+        for index in range(start, min(start + BLOCK_PATCHES, shard.stop)):
+            patch = read_tile(self._slide, self._grid, index)
+            buffers.he[index - shard.start] = encode(patch, self._stains)
+            if buffers.rgb is not None:
+                buffers.rgb[index - shard.start] = patch
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    he: NDArray[Any]
+    rgb: NDArray[np.uint8] | None
+
+
+def _write(
+    writer: StoreWriter,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    shard: Shard,
+    buffers: _Buffers,
+    blocks: list[Future[None]],
+) -> Future[None]:
+    """Wait for the blocks of a shard, then have it written."""
+    for start, block in zip(range(shard.start, shard.stop, BLOCK_PATCHES), blocks, strict=True):
+        block.result()
+        progress.advance(min(BLOCK_PATCHES, shard.stop - start))
+    return pool.submit(writer.write_shard, shard.index, buffers.he, buffers.rgb)

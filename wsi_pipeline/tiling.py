@@ -1,4 +1,4 @@
-"""Tissue mask and tile options to the lattice of candidate tiles, each kept or dropped for a reason.
+"""Tissue mask and options to the lattice of candidate tiles, each kept or dropped for a reason.
 
 Integer geometry of one pyramid level over the areas of the mask; no pixel of the slide is read
 here, so sharpness is measured elsewhere and only its verdict is applied.

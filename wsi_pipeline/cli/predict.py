@@ -50,8 +50,8 @@ def predict(
         found = []
         with progress_bars(quiet or as_json) as progress:
             for store in find_stores(stores):
-                files = predict_slide(store, model, config.predict, progress=progress)
-                found.append({name: str(path) for name, path in files.items()})
+                predicted = predict_slide(store, model, config.predict, progress=progress)
+                found.append({name: str(path) for name, path in predicted.files.items()})
     if as_json:
         print_json(found)
         return

@@ -235,7 +235,10 @@ def _refuse_artefacts(solution: _Solution) -> None:
 def _lack_of_support(solution: _Solution, config: StainConfig) -> tuple[str, ...]:
     """Say why the pixels are too few to carry an estimate; empty where they are not."""
     if solution.pixel_count < config.min_pixels:
-        return (f"{solution.pixel_count} stained pixels, fewer than {config.min_pixels}",)
+        return (
+            f"{solution.pixel_count} pixels have a direction in the stain plane, fewer than "
+            f"{config.min_pixels}",
+        )
     if solution.stained_share < MIN_STAINED_SHARE:
         return (
             f"{solution.stained_share:.1%} of the pixels hold stain, less than "

@@ -34,7 +34,8 @@ def gate_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     -----
     Ink is told by each channel's share of the optical density. Hematoxylin and eosin of the 420
     slides published with CLASS-M put 3-44 % into red, 31-61 % into green and 7-63 % into blue;
-    green ink puts under 30 % into green, blue ink hardly any into blue, both most into red.
+    green ink puts under 30 % into green, blue ink hardly any into blue, and both most into red.
+    A brown pigment also spares green but absorbs most in blue, and passes.
     Red ink has the colour of red blood cells and cannot be told by a pixel: finding it takes its
     shape, which is the tissue mask's task. Glass passes: it is no artefact and has no direction.
     """
@@ -48,16 +49,18 @@ def gate_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.asarray(gate)
 
 
+def check_pixels(pixels: NDArray[np.uint8]) -> None:
+    """Raise ValueError unless ``pixels`` is (N, 3) uint8."""
+    if pixels.ndim != 2 or pixels.shape[1] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be (N, 3) uint8, got {pixels.shape} {pixels.dtype}")
+
+
 def _is_coloured_ink(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     red, green, blue = optical_density(pixels).T
     total = red + green + blue
-    green_ink = (green < 0.30 * total) | (red > 0.56 * total)
+    green_ink = (green < 0.30 * total) & (red > blue)
     blue_ink = (blue < 0.13 * total) & (red > green + 0.03 * total)
-    # norms of pixels this faint are at the level of noise, and so are their shares
+    cyan_ink = red > 0.56 * total
+    # in fainter pixels noise decides the shares
     dense = red**2 + green**2 + blue**2 >= _INK_DENSITY**2
-    return np.asarray(dense & (green_ink | blue_ink))
-
-
-def check_pixels(pixels: NDArray[np.uint8]) -> None:
-    if pixels.ndim != 2 or pixels.shape[1] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"pixels must be (N, 3) uint8, got {pixels.shape} {pixels.dtype}")
+    return np.asarray(dense & (green_ink | blue_ink | cyan_ink))

@@ -1,0 +1,78 @@
+"""A folder of DICOM files -> the files of the one slide in it.
+
+Looks only for the identifier of the series near the head of each file; OpenSlide reads the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from wsi_pipeline.errors import UnsupportedSlideError
+
+_HEAD_BYTES = 1 << 16
+_PREAMBLE = 128
+# tag (0020,000E) with explicit (UI + 2 bytes of length) or implicit (4 bytes) representation
+_SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)(?P<uid>[0-9.]{1,64})", re.DOTALL)
+
+
+def series_member(folder: Path) -> Path:
+    """Find a file of the only series in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the ``.dcm`` files of one slide.
+
+    Returns
+    -------
+    Path
+        One of them; OpenSlide finds the others.
+
+    Raises
+    ------
+    UnsupportedSlideError
+        If the folder holds no DICOM file, or several series.
+    """
+    series = {uid: file for file in sorted(folder.glob("*.dcm")) if (uid := series_uid(file))}
+    if not series:
+        raise UnsupportedSlideError(
+            "the folder holds no DICOM slide (.dcm); name a slide file", path=folder
+        )
+    if len(series) > 1:
+        names = ", ".join(sorted(file.name for file in series.values()))
+        raise UnsupportedSlideError(
+            f"the folder holds {len(series)} DICOM series; name one file of the slide meant, such "
+            f"as one of {names}",
+            path=folder,
+        )
+    return next(iter(series.values()))
+
+
+def series_files(path: Path) -> tuple[Path, ...]:
+    """List the DICOM files that form a slide.
+
+    Parameters
+    ----------
+    path : Path
+        One of them, or their folder.
+
+    Returns
+    -------
+    tuple of Path
+        Sorted by name.
+    """
+    member = series_member(path) if path.is_dir() else path
+    uid = series_uid(member)
+    files = [file for file in sorted(member.parent.glob("*.dcm")) if series_uid(file) == uid]
+    return tuple(files) or (member,)
+
+
+def series_uid(file: Path) -> str:
+    """Read the identifier of a DICOM file's series; empty where there is none."""
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if head[_PREAMBLE : _PREAMBLE + 4] != b"DICM":
+        return ""
+    found = _SERIES.search(head)
+    return found["uid"].decode("ascii") if found else ""

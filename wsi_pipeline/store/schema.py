@@ -1,0 +1,297 @@
+"""What a store says of its slide <-> the arrays and JSON attributes of a Zarr group.
+
+Lays out empty arrays and parses attributes; it neither reads nor writes a patch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from wsi_pipeline.config import HeValues, StoreConfig, config_hash
+from wsi_pipeline.errors import StoreNotFoundError, StoreSchemaError
+from wsi_pipeline.types import (
+    STAIN_CONVENTION,
+    SlideInfo,
+    StainEstimate,
+    StainMatrix,
+    StainVerdict,
+    TileGrid,
+    TissueMask,
+)
+
+if TYPE_CHECKING:
+    from zarr.core.array_spec import ArrayConfigLike
+    from zarr.core.chunk_key_encodings import ChunkKeyEncodingLike
+
+FORMAT = "wsi-pipeline patch store"
+SCHEMA = 1
+UNLABELLED = -1
+
+_FLAT: ChunkKeyEncodingLike = {"name": "default", "separator": "."}
+"""Chunks lie as files in the folder of their array, not in a folder per axis."""
+
+_WRITE_ALL: ArrayConfigLike = {"write_empty_chunks": True}
+"""A chunk of zeros that was written can be told from one that was lost."""
+
+_PACKAGES = ("wsi-pipeline", "zarr", "numcodecs", "numpy")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that decide the content of a store."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreHeader:
+    """All that a store holds besides patches.
+
+    Attributes
+    ----------
+    slide : SlideInfo
+        The slide.
+    grid : TileGrid
+        Its candidate tiles; the kept ones are the patches.
+    stain : StainEstimate
+        The matrix its patches are unmixed with, and the evidence for it.
+    mask : TissueMask
+        Tissue and artefacts.
+    thumbnail : ndarray of shape (h, w, 3), uint8
+        The whole slide, RGB.
+    config : dict
+        Plain values of every stage that decides the content.
+    fingerprint : str
+        Tells this slide file from any other.
+    label : ndarray of shape (N,), int16, or None
+        Index into ``label_names`` per patch, -1 where unknown; None without annotations.
+    label_names : tuple of str
+        Classes.
+    group : tuple of str or None
+        Patient or prototype of each patch, for splits.
+    versions : dict of str to str
+        Packages that write the store.
+    """
+
+    slide: SlideInfo
+    grid: TileGrid
+    stain: StainEstimate
+    mask: TissueMask
+    thumbnail: NDArray[np.uint8]
+    config: dict[str, Any]
+    fingerprint: str
+    label: NDArray[np.int16] | None = None
+    label_names: tuple[str, ...] = ()
+    group: tuple[str, ...] | None = None
+    versions: dict[str, str] = field(default_factory=package_versions)
+
+    def __post_init__(self) -> None:
+        n = len(self.grid)
+        if self.thumbnail.ndim != 3 or self.thumbnail.shape[2] != 3:
+            raise ValueError(f"thumbnail must be (h, w, 3), got {self.thumbnail.shape}")
+        if self.label is not None and self.label.shape != (n,):
+            raise ValueError(f"label {self.label.shape} does not match {n} patches")
+        if self.label is not None and not _indexes(self.label, len(self.label_names)):
+            raise ValueError(f"label must lie in [-1, {len(self.label_names)})")
+        if self.group is not None and len(self.group) != n:
+            raise ValueError(f"{len(self.group)} groups do not match {n} patches")
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of ``config``."""
+        return config_hash(self.config)
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Distinct groups, sorted."""
+        return tuple(sorted(set(self.group or ())))
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of the group, as JSON would give them back."""
+        grid = self.grid
+        values = {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "slide": asdict(self.slide),
+            "grid": {
+                "level": grid.level,
+                "downsample": grid.downsample,
+                "read_px": grid.read_px,
+                "step_px": grid.step_px,
+                "patch_px": grid.patch_px,
+                "mpp": grid.mpp,
+                "shape": grid.shape,
+                "extent": grid.extent,
+                "pitch": grid.pitch,
+            },
+            "funnel": grid.funnel(),
+            "stain": _stain_to_dict(self.stain),
+            "mask_downsample": self.mask.downsample,
+            "config": self.config,
+            "config_hash": self.config_hash,
+            "fingerprint": self.fingerprint,
+            "versions": self.versions,
+            "label_names": self.label_names,
+            "group_names": self.group_names,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+        return plain
+
+    def small_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that are written at once, by name."""
+        arrays: dict[str, NDArray[Any]] = {
+            "xy": self.grid.xy,
+            "rc": self.grid.rc,
+            "tissue_fraction": self.grid.tissue_fraction[tuple(self.grid.rc.T)],
+            "reasons": self.grid.reasons,
+            "tissue_mask": self.mask.areas,
+            "thumbnail": self.thumbnail,
+        }
+        if self.label is not None:
+            arrays["label"] = self.label
+        if self.group is not None:
+            codes = {name: code for code, name in enumerate(self.group_names)}
+            arrays["group"] = np.array([codes[name] for name in self.group], dtype=np.int32)
+        return arrays
+
+
+def create_group(path: Path, header: StoreHeader, config: StoreConfig) -> None:
+    """Lay out a store without patches at ``path``."""
+    group = zarr.create_group(path, zarr_format=3, attributes=header.attributes())
+    for name, values in header.small_arrays().items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            chunks=tuple(max(1, side) for side in values.shape),
+            dtype=values.dtype,
+            compressors=_compressors(values.dtype.itemsize),
+            chunk_key_encoding=_FLAT,
+            config=_WRITE_ALL,
+        )
+        array[...] = values
+    n, side = len(header.grid), header.grid.patch_px
+    _create_patches(group, "he", (n, 2, side, side), config, np.dtype(config.he_values.value))
+    if config.keep_rgb:
+        _create_patches(group, "rgb", (n, side, side, 3), config, np.dtype(np.uint8))
+
+
+def _create_patches(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    config: StoreConfig,
+    dtype: np.dtype[Any],
+) -> None:
+    """Create an array of patches with one file per shard."""
+    group.create_array(
+        name,
+        shape=shape,
+        shards=(config.shard_patches, *shape[1:]),
+        chunks=(config.chunk_patches, *shape[1:]),
+        dtype=dtype,
+        compressors=_compressors(dtype.itemsize),
+        chunk_key_encoding=_FLAT,
+        config=_WRITE_ALL,
+    )
+
+
+def _compressors(itemsize: int) -> tuple[BloscCodec, Crc32cCodec]:
+    """Chosen by ``benchmarks/store.py``; the checksum comes last, so damage is found first."""
+    return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=itemsize), Crc32cCodec()
+
+
+def partial_path(path: Path) -> Path:
+    """Return the name of a store that is not complete yet."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def shard_file_name(index: int) -> str:
+    """Name the file of a shard in the folder of its array."""
+    return f"c.{index}.0.0.0"
+
+
+def open_group(path: Path) -> zarr.Group:
+    """Open a Zarr group after telling a missing, an unfinished and a foreign folder apart."""
+    if not path.exists():
+        unfinished = path.with_name(f"{path.name}.partial").exists()
+        hint = (
+            "an unfinished one is there, run preprocess again" if unfinished else "check the path"
+        )
+        raise StoreNotFoundError(f"there is no patch store at {path}; {hint}")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreSchemaError(
+            f"{path} is not a patch store ({error}); give one made by 'wsi-pipeline preprocess'"
+        ) from error
+    if group.attrs.get("format") != FORMAT:
+        raise StoreSchemaError(
+            f"{path} is a Zarr group but not a patch store; give a folder made by "
+            f"'wsi-pipeline preprocess'"
+        )
+    schema = group.attrs.get("schema")
+    if schema != SCHEMA:
+        raise StoreSchemaError(
+            f"{path} has schema {schema}, this version reads {SCHEMA}; preprocess the slide again "
+            f"or use the version that wrote it"
+        )
+    return group
+
+
+def parse_slide(attributes: dict[str, Any]) -> SlideInfo:
+    """Rebuild the slide from the attributes of a group."""
+    return TypeAdapter(SlideInfo).validate_python(attributes["slide"])
+
+
+def parse_stain(attributes: dict[str, Any]) -> StainEstimate:
+    """Rebuild the stain estimate from the attributes of a group."""
+    values = attributes["stain"]
+    h_deg, e_deg = values["theta_deg"]
+    return StainEstimate(
+        matrix=StainMatrix.from_dict(values),
+        verdict=StainVerdict(values["verdict"]),
+        reasons=tuple(values["reasons"]),
+        pixel_count=values["pixel_count"],
+        angle_deg=_number(values["angle_deg"]),
+        condition=_number(values["condition"]),
+        theta_deg=(_number(h_deg), _number(e_deg)),
+    )
+
+
+def parse_he_values(dtype: np.dtype[Any]) -> HeValues:
+    """Tell how H/E values are stored from the type of the array."""
+    return HeValues(dtype.name)
+
+
+def _stain_to_dict(stain: StainEstimate) -> dict[str, Any]:
+    return {
+        "convention": STAIN_CONVENTION,
+        **stain.matrix.to_dict(),
+        "verdict": stain.verdict,
+        "reasons": stain.reasons,
+        "pixel_count": stain.pixel_count,
+        "angle_deg": _json_number(stain.angle_deg),
+        "condition": _json_number(stain.condition),
+        "theta_deg": [_json_number(angle) for angle in stain.theta_deg],
+    }
+
+
+def _json_number(value: float) -> float | None:
+    """JSON has neither NaN nor infinity; both mean "could not be estimated" here."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _indexes(codes: NDArray[np.int16], count: int) -> bool:
+    return bool(((codes >= UNLABELLED) & (codes < count)).all())

@@ -1,0 +1,333 @@
+"""Batches of patches -> a sealed patch store: shard by shard, from any thread, resumable.
+
+Decides neither which patches there are nor what is in them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from wsi_pipeline.errors import StoreError, StoreExistsError
+from wsi_pipeline.store.reading import PatchStore
+from wsi_pipeline.store.schema import StoreHeader, create_group, partial_path, shard_file_name
+
+if TYPE_CHECKING:
+    from wsi_pipeline.config import StoreConfig
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = "shards.done"
+"""File in an unfinished store with one line per shard that is safely on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A run of patches that share a file.
+
+    Attributes
+    ----------
+    index : int
+        Which shard, from 0.
+    start, stop : int
+        Half-open range of patches.
+    """
+
+    index: int
+    start: int
+    stop: int
+
+
+class StoreWriter:
+    """Fills a store under a temporary name and gives it its final one when it is complete.
+
+    Made by :meth:`create_or_resume`.
+
+    Attributes
+    ----------
+    path : Path
+        Final name of the store.
+    shards : tuple of Shard
+        All shards, in order; the last may be short. Empty for a slide without tiles.
+    """
+
+    def __init__(self, path: Path, header: StoreHeader, config: StoreConfig) -> None:
+        self.path = path
+        self.shards = _cut(len(header.grid), config.shard_patches)
+        self._partial = partial_path(path)
+        self._lock = threading.Lock()
+        self._done = _read_journal(self._partial)
+        group = zarr.open_group(self._partial, mode="r+", zarr_format=3)
+        names = ("he", "rgb") if config.keep_rgb else ("he",)
+        self._arrays = {name: _patch_array(group, name) for name in names}
+        self._remove_leftovers()
+
+    @classmethod
+    def create_or_resume(
+        cls, path: Path, header: StoreHeader, config: StoreConfig, *, overwrite: bool = False
+    ) -> StoreWriter:
+        """Begin a store, or go on with one that was left unfinished.
+
+        Parameters
+        ----------
+        path : Path
+            Final name, such as ``patches.zarr``. Until sealed the store is ``<name>.partial``.
+        header : StoreHeader
+            All that the store holds besides patches.
+        config : StoreConfig
+            How patches are stored.
+        overwrite : bool
+            Replace a finished store of that name when the new one is sealed.
+
+        Returns
+        -------
+        StoreWriter
+            An unfinished store is resumed only if all it says of slide, grid, stain and
+            configuration is equal to ``header``; it is discarded otherwise.
+
+        Raises
+        ------
+        StoreExistsError
+            If a finished store has the name and ``overwrite`` is false.
+        StoreError
+            If the folder cannot be written.
+        """
+        if path.exists() and not overwrite:
+            raise StoreExistsError(f"{path} exists; pass --overwrite to replace it")
+        partial = partial_path(path)
+        try:
+            if partial.exists() and not _agrees(partial, header, config):
+                logger.warning("%s is unfinished work of other settings: discarded", partial)
+                shutil.rmtree(partial)
+            if not partial.exists():
+                partial.parent.mkdir(parents=True, exist_ok=True)
+                create_group(partial, header, config)
+                (partial / JOURNAL).touch()
+            writer = cls(path, header, config)
+        except OSError as error:
+            raise StoreError(
+                f"{partial} cannot be written: {error}; check the folder's rights and free space"
+            ) from error
+        if writer._done:
+            logger.info("%s: going on after %d shards", path, len(writer._done))
+        return writer
+
+    def pending(self) -> tuple[int, ...]:
+        """Return the indices of the shards that are not yet safely on disk, in order."""
+        with self._lock:
+            return tuple(shard.index for shard in self.shards if shard.index not in self._done)
+
+    def write_shard(
+        self,
+        index: int,
+        he: NDArray[np.uint8] | NDArray[np.float16],
+        rgb: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Write one shard; different shards may be written by different threads at once.
+
+        The shard counts as done only once its bytes are on disk, so a crash at any moment
+        leaves it either done or pending.
+
+        Parameters
+        ----------
+        index : int
+            Number of the shard; it must be pending.
+        he : ndarray of shape (n, 2, P, P), uint8 or float16
+            All H/E patches of the shard, in order.
+        rgb : ndarray of shape (n, P, P, 3), uint8, or None
+            All its RGB patches; given if and only if the store keeps them.
+
+        Raises
+        ------
+        ValueError
+            If shape or type do not fit, or the shard is done.
+        StoreError
+            If the disk refuses.
+        """
+        patches: dict[str, NDArray[Any]] = {"he": he} if rgb is None else {"he": he, "rgb": rgb}
+        self._check(index, patches)
+        shard = self.shards[index]
+        try:
+            for name, values in patches.items():
+                self._arrays[name][shard.start : shard.stop] = values
+                _flush(self._shard_path(name, index))
+            self._record(index)
+        except OSError as error:
+            raise StoreError(
+                f"{self._partial}: shard {index} cannot be written: {error}; free some space and "
+                f"run again, finished shards are kept"
+            ) from error
+
+    def seal(self) -> PatchStore:
+        """Give the complete store its final name and open it.
+
+        Raises
+        ------
+        StoreError
+            If shards are pending, or one has vanished from disk.
+        """
+        pending = self.pending()
+        if pending:
+            raise StoreError(
+                f"{self._partial} lacks {len(pending)} of {len(self.shards)} shards, the first is "
+                f"{pending[0]}; run again to write them"
+            )
+        PatchStore.open(self._partial)
+        (self._partial / JOURNAL).unlink()
+        _take_place(self._partial, self.path)
+        return PatchStore.open(self.path)
+
+    def _check(self, index: int, patches: dict[str, NDArray[Any]]) -> None:
+        if index not in self.pending():
+            raise ValueError(f"shard {index} is not pending; there are {len(self.shards)} shards")
+        if patches.keys() != self._arrays.keys():
+            raise ValueError(f"the store keeps {sorted(self._arrays)}, got {sorted(patches)}")
+        shard = self.shards[index]
+        for name, values in patches.items():
+            array = self._arrays[name]
+            shape = (shard.stop - shard.start, *array.shape[1:])
+            if values.shape != shape or values.dtype != array.dtype:
+                raise ValueError(
+                    f"{name} of shard {index} must be {shape} {array.dtype}, "
+                    f"got {values.shape} {values.dtype}"
+                )
+
+    def _record(self, index: int) -> None:
+        with self._lock:
+            with (self._partial / JOURNAL).open("a", encoding="ascii") as journal:
+                journal.write(f"{index}\n")
+                journal.flush()
+                os.fsync(journal.fileno())
+            self._done.add(index)
+
+    def _shard_path(self, name: str, index: int) -> Path:
+        return self._partial / name / shard_file_name(index)
+
+    def _remove_leftovers(self) -> None:
+        """Delete what a crash left of pending shards: Zarr would merge new patches into it."""
+        for name in self._arrays:
+            kept = {"zarr.json", *(shard_file_name(index) for index in self._done)}
+            for file in (self._partial / name).iterdir():
+                if file.name not in kept:
+                    file.unlink()
+
+
+def has_store(path: Path, *, config_hash: str, fingerprint: str) -> bool:
+    """Tell whether a finished store of the same slide and configuration is there.
+
+    Parameters
+    ----------
+    path : Path
+        Where the store would be.
+    config_hash : str
+        Hash of the preprocessing configuration.
+    fingerprint : str
+        Fingerprint of the slide file.
+
+    Returns
+    -------
+    bool
+        True if it can be used as it is, False if there is nothing at ``path``.
+
+    Raises
+    ------
+    StoreExistsError
+        If something else has the name, saying in what it differs.
+    """
+    if not path.exists():
+        return False
+    try:
+        store = PatchStore.open(path)
+    except StoreError as error:
+        raise StoreExistsError(
+            f"{path} exists but cannot be used ({error}); pass --overwrite to replace it"
+        ) from error
+    differences = [
+        f"{what} ({stored} there, {wanted} wanted)"
+        for what, stored, wanted in (
+            ("configuration", store.config_hash, config_hash),
+            ("slide file", store.fingerprint, fingerprint),
+        )
+        if stored != wanted
+    ]
+    if differences:
+        raise StoreExistsError(
+            f"{path} exists and differs in its {' and '.join(differences)}; pass --overwrite to "
+            f"replace it or choose another output folder"
+        )
+    return True
+
+
+def _cut(n: int, shard_patches: int) -> tuple[Shard, ...]:
+    return tuple(
+        Shard(index, start, min(start + shard_patches, n))
+        for index, start in enumerate(range(0, n, shard_patches))
+    )
+
+
+def _patch_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is not an array")
+    return array.with_config({"write_empty_chunks": True})
+
+
+def _read_journal(partial: Path) -> set[int]:
+    """Return the shards on record; a line without its end was being written at a crash."""
+    lines = (partial / JOURNAL).read_text(encoding="ascii").splitlines(keepends=True)
+    return {int(line) for line in lines if line.endswith("\n")}
+
+
+def _agrees(partial: Path, header: StoreHeader, config: StoreConfig) -> bool:
+    """Whether an unfinished store is the beginning of the very store that ``header`` describes."""
+    if not (partial / JOURNAL).exists():
+        return False
+    try:
+        group = zarr.open_group(partial, mode="r", zarr_format=3)
+        he = _patch_array(group, "he")
+        layout = (he.shards, he.chunks, he.dtype.name, "rgb" in group)
+        side = (2, header.grid.patch_px, header.grid.patch_px)
+        wanted = (
+            (config.shard_patches, *side),
+            (config.chunk_patches, *side),
+            config.he_values.value,
+            config.keep_rgb,
+        )
+        return (
+            dict(group.attrs) == header.attributes()
+            and layout == wanted
+            and all(
+                name in group and np.array_equal(np.asarray(group[name]), values)
+                for name, values in header.small_arrays().items()
+            )
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s cannot be read: %s", partial, error)
+        return False
+
+
+def _flush(path: Path) -> None:
+    """Wait until the bytes of a file are on disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _take_place(new: Path, path: Path) -> None:
+    """Rename ``new`` to ``path``; an older store steps aside first and goes only afterwards."""
+    old = path.with_name(f"{path.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    if old.exists():
+        shutil.rmtree(old)

@@ -1,0 +1,18 @@
+"""A seed to a synthetic H&E slide, written as a pyramidal TIFF, with everything about it known.
+
+Demonstrations, tests and documentation stand on it. It imitates the look of tissue well enough to
+exercise every stage; it is no model of disease, and a network trained on it knows nothing of any.
+"""
+
+from wsi_pipeline.synthetic.scene import SyntheticSlide, default_stains
+from wsi_pipeline.synthetic.truth import CLASS_COLORS, CLASS_NAMES, SyntheticTruth
+from wsi_pipeline.synthetic.write import write_synthetic_slide
+
+__all__ = [
+    "CLASS_COLORS",
+    "CLASS_NAMES",
+    "SyntheticSlide",
+    "SyntheticTruth",
+    "default_stains",
+    "write_synthetic_slide",
+]

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.known import KnownSlide
+
+from wsi_pipeline.synthetic import write_synthetic_slide
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +19,10 @@ def data_dir() -> Path:
     if not (folder / "slides").is_dir():
         pytest.skip(f"no real slides at {folder}; set WSI_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def known_slide(tmp_path_factory: pytest.TempPathFactory) -> KnownSlide:
+    """A slide of 2048 x 2048 px at 0.5 um/px that holds every class; never changed by a test."""
+    path = tmp_path_factory.mktemp("known") / "known.tif"
+    return KnownSlide(path, write_synthetic_slide(path, (2048, 2048), mpp=0.5, seed=7))

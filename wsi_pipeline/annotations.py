@@ -10,13 +10,16 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon
-from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.errors import AnnotationError
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
 
 logger = logging.getLogger(__name__)
 
@@ -82,21 +85,19 @@ def read_polygons(path: Path) -> tuple[Annotation, ...]:
 
 def _load(path: Path) -> Any:  # noqa: ANN401 -- whatever JSON holds
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise AnnotationError(
-                f"{path} has {size / 1024**3:.1f} GiB; split files larger than "
-                f"{MAX_FILE_BYTES // 1024**3} GiB",
-                path=path,
-            )
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(_read_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, AnnotationError):
-            raise
         raise AnnotationError(
             f"{path} cannot be read as JSON ({error}); export the annotations as GeoJSON",
             path=path,
         ) from error
+
+
+def _read_text(path: Path) -> str:
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"{size} bytes are more than the {MAX_FILE_BYTES} that are read")
+    return path.read_text(encoding="utf-8-sig")
 
 
 def _elements(document: Any, path: Path) -> list[Any]:  # noqa: ANN401 -- whatever JSON holds
@@ -146,7 +147,7 @@ def _parse(kind: str, coordinates: list[Any]) -> BaseGeometry:
             if rings
         ]
     )
-    if not shapely.get_coordinates(shape).__abs__().max(initial=0) < float("inf"):
+    if not np.isfinite(shapely.get_coordinates(shape)).all():
         raise ValueError("a coordinate is not finite")
     return shape
 

@@ -12,6 +12,7 @@ WsiPipelineError
  │   ├─ StoreNotFoundError (FileNotFoundError)
  │   ├─ StoreExistsError (FileExistsError)
  │   └─ StoreSchemaError           not a patch store, or of a schema this version cannot read
+ ├─ PredictionsError               a file of predictions cannot be read
  ├─ ModelMismatchError             the model was trained for another mpp, patch size or stains
  └─ ConfigError                    a configuration value is unknown or out of range
 
@@ -93,6 +94,10 @@ class StoreExistsError(StoreError, FileExistsError):
 
 class StoreSchemaError(StoreError, ValueError):
     """The path is not a patch store, or its schema cannot be read by this version."""
+
+
+class PredictionsError(WsiPipelineError, ValueError):
+    """A file is not a table of predictions, or is damaged."""
 
 
 class ModelMismatchError(WsiPipelineError, ValueError):

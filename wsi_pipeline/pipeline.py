@@ -116,21 +116,29 @@ def run_slides(
     except OSError as error:
         raise ConfigError(f"results cannot be written to {options.out}: {error}") from error
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    outcomes = []
+    outcomes: list[SlideOutcome] = []
+    report = _write_report(options, model, started, outcomes)
     for number, job in enumerate(jobs, start=1):
         logger.info("slide %d of %d: %s", number, len(jobs), job.path)
         outcomes.append(_attempt(job, options, model, progress))
-        report = RunReport(
-            command=shlex.join(["wsi-pipeline", *sys.argv[1:]]),
-            started=started,
-            config=options.config.model_dump(mode="json"),
-            model={} if model is None else _describe(model),
-            versions=package_versions(),
-            outcomes=tuple(outcomes),
-        )
         # after each slide, so that an interrupted night leaves a report of what was done
-        report.write(options.out / "run.json")
-        write_report(options.out / "index.html", report)
+        report = _write_report(options, model, started, outcomes)
+    return report
+
+
+def _write_report(
+    options: RunOptions, model: TrainedModel | None, started: str, outcomes: Sequence[SlideOutcome]
+) -> RunReport:
+    report = RunReport(
+        command=shlex.join(["wsi-pipeline", *sys.argv[1:]]),
+        started=started,
+        config=options.config.model_dump(mode="json"),
+        model={} if model is None else _describe(model),
+        versions=package_versions(),
+        outcomes=tuple(outcomes),
+    )
+    report.write(options.out / "run.json")
+    write_report(options.out / "index.html", report)
     return report
 
 

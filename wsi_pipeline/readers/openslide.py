@@ -112,7 +112,10 @@ def open_slide_file(path: Path) -> OpenSlideReader:
 
 def _open_image(path: Path, refusal: Exception) -> OpenSlideReader:
     try:
-        image = Image.open(path, formats=_IMAGE_FORMATS)
+        with Image.open(path, formats=_IMAGE_FORMATS) as image:
+            _require_colour(image, path)
+            # decoded once here, so that threads only copy from it
+            decoded, vendor = image.convert("RGBA"), str(image.format).lower()
     except UnidentifiedImageError as error:
         raise UnsupportedSlideError(
             f"OpenSlide does not know the format ({refusal}), and it is no PNG or JPEG image",
@@ -123,34 +126,25 @@ def _open_image(path: Path, refusal: Exception) -> OpenSlideReader:
             f"the image is too large to be held in memory ({error}); convert it to a tiled TIFF",
             path=path,
         ) from error
-    if image.mode not in ("RGB", "RGBA"):
-        mode = image.mode
-        image.close()
-        raise NotBrightfieldError(
-            f"{path} is an image of mode {mode}, not 8-bit RGB; only colour images can be "
-            f"separated into stains",
-            path=path,
-        )
+    except SyntaxError as error:
+        # Pillow's word for a damaged PNG
+        raise SlideReadError(f"{path} is a damaged image: {error}", path=path) from error
     header = SlideHeader(
-        vendor=str(image.format).lower(),
-        level_sizes_wh=(image.size,),
+        vendor=vendor,
+        level_sizes_wh=(decoded.size,),
         objective_power=None,
         mpp_candidates=(),
     )
-    return OpenSlideReader(path, _LoadedImage(image), header)
+    return OpenSlideReader(path, openslide.ImageSlide(decoded), header)
 
 
-class _LoadedImage(openslide.ImageSlide):
-    """An image decoded once, so that threads only copy from it; closes its file."""
-
-    def __init__(self, image: Image.Image) -> None:
-        image.load()
-        super().__init__(image)
-        self._image_file = image
-
-    def close(self) -> None:
-        super().close()
-        self._image_file.close()
+def _require_colour(image: Image.Image, path: Path) -> None:
+    if image.mode not in ("RGB", "RGBA"):
+        raise NotBrightfieldError(
+            f"{path} is an image of mode {image.mode}, not 8-bit RGB; only colour images can be "
+            f"separated into stains",
+            path=path,
+        )
 
 
 def _mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:

@@ -24,7 +24,13 @@ from wsi_pipeline.readers.resolution import (
     from_tiff_tags,
     positive,
 )
-from wsi_pipeline.readers.tiff_tiles import TileCache, TiledPage, require_brightfield, tiled_page
+from wsi_pipeline.readers.tiff_tiles import (
+    TileCache,
+    TiledPage,
+    TileKey,
+    require_brightfield,
+    tiled_page,
+)
 from wsi_pipeline.types import MppSource
 
 if TYPE_CHECKING:
@@ -68,7 +74,7 @@ class TiffReader(Reader):
         (x, y), right, bottom = xy, xy[0] + width, xy[1] + height
         for row in range(y // tile_height, -(-bottom // tile_height)):
             for column in range(x // tile_width, -(-right // tile_width)):
-                tile = self._tile(level, column, row)
+                tile = self._cache.get((level, column, row), self._decode)
                 if tile is None:
                     continue
                 left, top = column * tile_width, row * tile_height
@@ -78,21 +84,16 @@ class TiffReader(Reader):
                     y0 - top : y1 - top, x0 - left : x1 - left
                 ]
 
-    def _tile(self, level: int, column: int, row: int) -> NDArray[np.uint8] | None:
-        key = (level, column, row)
-        tile = self._cache.get(key)
-        if tile is None:
-            try:
-                tile = self._levels[level].decode(column, row, self._read_at)
-            except _UNDECODABLE as error:
-                raise SlideReadError(
-                    f"{self.path} has a damaged tile at level {level}, column {column}, row {row} "
-                    f"({error}); copy the file again",
-                    path=self.path,
-                ) from error
-            if tile is not None:
-                self._cache.put(key, tile)
-        return tile
+    def _decode(self, key: TileKey) -> NDArray[np.uint8] | None:
+        level, column, row = key
+        try:
+            return self._levels[level].decode(column, row, self._read_at)
+        except _UNDECODABLE as error:
+            raise SlideReadError(
+                f"{self.path} has a damaged tile at level {level}, column {column}, row {row} "
+                f"({error}); copy the file again",
+                path=self.path,
+            ) from error
 
     def _read_at(self, offset: int, count: int) -> bytes:
         """Read without moving a shared file position, so that threads need no lock."""

@@ -43,7 +43,9 @@ _FLAT: ChunkKeyEncodingLike = {"name": "default", "separator": "."}
 _WRITE_ALL: ArrayConfigLike = {"write_empty_chunks": True}
 """A chunk of zeros that was written can be told from one that was lost."""
 
-_PACKAGES = ("wsi-pipeline", "zarr", "numcodecs", "numpy")
+_PACKAGES = (
+    "wsi-pipeline", "numpy", "zarr", "numcodecs", "tifffile", "imagecodecs", "openslide-python",
+)  # fmt: skip
 
 
 def package_versions() -> dict[str, str]:

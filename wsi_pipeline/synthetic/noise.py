@@ -44,7 +44,7 @@ def cell_uniform(
     key = (columns.astype(np.uint64) << np.uint64(32)) ^ (
         rows.astype(np.uint64) & np.uint64(0xFFFFFFFF)
     )
-    key = _mix(key ^ _mix(np.uint64([seed * 0x10001 + stream])))
+    key = _mix(key ^ _mix(np.array([seed * 0x10001 + stream], dtype=np.uint64)))
     return np.asarray((key >> np.uint64(11)).astype(np.float64) / 2.0**53)
 
 
@@ -90,9 +90,7 @@ class NoiseField:
         shift_x, shift_y = self._shifts[stream]
         columns = span_cells(window.x, window.width, scale, 3)
         rows = span_cells(window.y, window.height, scale, 3)
-        values = self._lattice[
-            np.ix_((rows + shift_y) % _PERIOD, (columns + shift_x) % _PERIOD)
-        ]
+        values = self._lattice[np.ix_((rows + shift_y) % _PERIOD, (columns + shift_x) % _PERIOD)]
         left = window.x - int(columns[0]) * scale
         top = window.y - int(rows[0]) * scale
         fine = cv2.resize(values, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -108,7 +106,7 @@ class NoiseField:
         return total
 
     def warped(
-        self, u: NDArray[np.float32], v: NDArray[np.float32], stream: int
+        self, u: NDArray[np.floating], v: NDArray[np.floating], stream: int
     ) -> NDArray[np.float32]:
         """Return the lattice's values at real coordinates (column ``u``, row ``v``)."""
         shift_x, shift_y = self._shifts[stream]

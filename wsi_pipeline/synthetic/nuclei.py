@@ -110,17 +110,17 @@ def draw_nuclei(canvas: NDArray[np.uint8], nuclei: Nuclei, window: Window) -> No
     outlines = _outlines(nuclei, window)
     rim = np.clip(nuclei.density * DENSITY_UNIT, 0, 255)
     inside = rim * (1 - nuclei.pallor)
-    style = {"lineType": cv2.LINE_AA, "shift": _SUBPIXEL_BITS}
+    smooth, bits = cv2.LINE_AA, _SUBPIXEL_BITS
     for i, outline in enumerate(outlines):
-        cv2.fillPoly(canvas, [outline], (float(inside[i]),), **style)
+        cv2.fillPoly(canvas, [outline], (float(inside[i]),), smooth, bits)
         if nuclei.pallor[i] > 0.05:
-            cv2.polylines(canvas, [outline], True, (float(rim[i]),), **style)
+            cv2.polylines(canvas, [outline], True, (float(rim[i]),), 1, smooth, bits)
         if nuclei.nucleolus[i]:
             place = outline[: _CORNERS // 2].mean(axis=0) * 0.35 + outline.mean(axis=0) * 0.65
             size = int(max(1.0, 0.22 * nuclei.radius[i]) * 2**_SUBPIXEL_BITS)
             centre = (int(place[0]), int(place[1]))
             dark = (float(min(255.0, rim[i] * 1.15)),)
-            cv2.circle(canvas, centre, size, dark, cv2.FILLED, **style)
+            cv2.circle(canvas, centre, size, dark, cv2.FILLED, smooth, bits)
 
 
 def _outlines(nuclei: Nuclei, window: Window) -> NDArray[np.int32]:

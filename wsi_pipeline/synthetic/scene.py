@@ -117,6 +117,7 @@ class SyntheticSlide:
         """Let light through the stains and add the noise of a scanner."""
         exponent = np.ascontiguousarray(he.transpose(1, 2, 0)) * np.float32(-np.log(10))
         density = cv2.transform(exponent, self._stains.vectors.T.astype(np.float32))
-        light = np.asarray(cv2.exp(density)) * self._stains.background.astype(np.float32)
+        light = np.asarray(cv2.exp(density), dtype=np.float32)
+        light *= self._stains.background.astype(np.float32)
         light += _NOISE_SD * rng.standard_normal(light.shape, dtype=np.float32)
         return np.clip(np.rint(light), 0, 255).astype(np.uint8)

@@ -6,11 +6,12 @@ cells. Colour is not decided here; both stains occur in every class but fat's em
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.synthetic.layout import Layout
 from wsi_pipeline.synthetic.noise import NoiseField, Window, cell_uniform
 from wsi_pipeline.synthetic.nuclei import (
     DENSITY_UNIT,
@@ -20,6 +21,9 @@ from wsi_pipeline.synthetic.nuclei import (
     place_nuclei,
 )
 from wsi_pipeline.synthetic.truth import CLASS_NAMES
+
+if TYPE_CHECKING:
+    from wsi_pipeline.synthetic.layout import Layout
 
 Plane = NDArray[np.float32]
 
@@ -167,18 +171,18 @@ class TissuePainter:
         return nuclei
 
     @staticmethod
-    def _at(plane: Plane, nuclei: Nuclei, window: Window) -> Plane:
+    def _at(plane: NDArray[np.floating], nuclei: Nuclei, window: Window) -> Plane:
         """Values of a plane at the nuclei's centres, those outside taken from its edge."""
         col = np.clip(nuclei.x - window.x, 0, window.width - 1).astype(np.int64)
         row = np.clip(nuclei.y - window.y, 0, window.height - 1).astype(np.int64)
-        return np.asarray(plane[row, col])
+        return np.asarray(plane[row, col], dtype=np.float32)
 
     def _tumor(self, window: Window) -> tuple[Plane, Plane]:
         """Sheets of cells: basophilic, finely granular cytoplasm with a few clefts."""
         uneven = self._grain(window, 32.0, 1)
         cells = self._grain(window, 8.0, 2)
         fine = self._grain(window, 1.0, 3) + 0.7 * self._grain(window, 2.0, 4)
-        eosin = 0.27 + 0.04 * uneven + 0.05 * cells + 0.035 * fine
+        eosin = 0.30 + 0.045 * uneven + 0.05 * cells + 0.035 * fine
         hematoxylin = 0.10 + 0.02 * uneven + 0.02 * self._grain(window, 2.0, 5)
         cleft = _step(self._noise.fractal(window, self._px(32.0), 6), 1.25, 1.45)
         return hematoxylin * (1 - cleft), eosin * (1 - 0.95 * cleft)
@@ -195,7 +199,7 @@ class TissuePainter:
 
     def _fibre_angles(self, nuclei: Nuclei, window: Window) -> NDArray[np.float64]:
         _, across = self._fibre_coordinates(window)
-        slope_y, slope_x = np.gradient(across)
+        slope_y, slope_x = (np.asarray(slope) for slope in np.gradient(across))
         return np.arctan2(
             -self._at(slope_x, nuclei, window), self._at(slope_y, nuclei, window)
         ).astype(np.float64)
@@ -206,7 +210,7 @@ class TissuePainter:
         across = across + 0.9 * self._grain(window, 8.0, 12)
         fibril = self._noise.warped(along / 24, across / 1.1, 13)
         bundle = self._noise.warped(along / 70, across / 5.0, 14)
-        eosin = 0.35 + 0.08 * fibril + 0.08 * bundle + 0.04 * self._grain(window, 64.0, 15)
+        eosin = 0.39 + 0.09 * fibril + 0.08 * bundle + 0.04 * self._grain(window, 64.0, 15)
         slit = _step(bundle + 0.35 * fibril, 0.95, 1.5)
         hematoxylin = 0.012 + 0.01 * self._grain(window, 4.0, 16)
         return hematoxylin * (1 - slit), eosin * (1 - 0.93 * slit)
@@ -217,7 +221,7 @@ class TissuePainter:
         clump = self._grain(window, 4.0, 21)
         grain = 0.6 * self._grain(window, 1.0, 22) + self._grain(window, 2.0, 23)
         ghosts = np.abs(self._grain(window, 8.0, 26))
-        eosin = 0.33 + 0.05 * patch + 0.05 * clump + 0.055 * grain + 0.08 * ghosts
+        eosin = 0.37 + 0.055 * patch + 0.05 * clump + 0.055 * grain + 0.08 * ghosts
         hematoxylin = 0.04 + 0.02 * patch + 0.03 * clump + 0.03 * self._grain(window, 2.0, 24)
         gap = _step(self._noise.fractal(window, self._px(8.0), 25), 1.3, 1.7)
         return hematoxylin * (1 - gap), eosin * (1 - 0.8 * gap)
@@ -228,7 +232,7 @@ class TissuePainter:
         thickness = 0.9 + 0.35 * self._grain(window, 16.0, 30)
         wall = 1 - _step(wall_um, thickness, thickness + 0.8)
         fine = self._grain(window, 1.0, 31)
-        eosin = wall * (0.34 + 0.05 * fine) + 0.012
+        eosin = wall * (0.38 + 0.05 * fine) + 0.012
         return wall * 0.03, np.asarray(eosin, dtype=np.float32)
 
     def _fat_centres(

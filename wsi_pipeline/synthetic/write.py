@@ -125,9 +125,7 @@ class _Pyramid:
         return self._folder / f"{factor}.raw"
 
 
-def _strips(
-    slide: SyntheticSlide, counts: NDArray[np.int64]
-) -> Iterator[NDArray[np.uint8]]:
+def _strips(slide: SyntheticSlide, counts: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
     """Yield a slide one row of blocks at a time, counting the drawn concentrations."""
     width, height = slide.size_wh
     for top in range(0, height, BLOCK_PX):
@@ -166,4 +164,4 @@ def _maxima(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """99th percentiles of the counted concentrations of at least beta; beta if there are none."""
     stained = np.where(_BINS[:-1] >= _BETA, counts, 0).cumsum(axis=1)
     ranks = [np.searchsorted(row, 0.99 * row[-1]) for row in stained]
-    return np.maximum(_BINS[np.asarray(ranks)], _BETA)
+    return np.asarray(np.maximum(_BINS[ranks], _BETA))

@@ -1,0 +1,117 @@
+"""Predictions <-> a Parquet table with one row per tile.
+
+The table stands alone: all that is needed to rebuild :class:`Predictions` is in its columns and
+the metadata of its schema. Nothing else of a slide is written.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wsi_pipeline.errors import PredictionsError
+from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.types import Predictions
+
+METADATA_KEY = b"wsi_pipeline"
+SCHEMA = 1
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write predictions as a table.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; an older one is replaced in one step.
+    predictions : Predictions
+        Of one slide; N = 0 gives a table without rows.
+
+    Notes
+    -----
+    Columns: ``x``, ``y`` (top-left corner, level-0 px, int64), ``extent`` (side, level-0 px),
+    ``row``, ``col`` (lattice index), ``prob_<class>`` (float32) per class, ``label`` (the most
+    probable class) and ``entropy`` (nats).
+    """
+    names = np.array(predictions.class_names, dtype=object)
+    columns: dict[str, Any] = {
+        "x": pa.array(predictions.xy[:, 0]),
+        "y": pa.array(predictions.xy[:, 1]),
+        "extent": pa.array(np.full(len(predictions), predictions.extent)),
+        "row": pa.array(predictions.rc[:, 0]),
+        "col": pa.array(predictions.rc[:, 1]),
+    }
+    for index, name in enumerate(predictions.class_names):
+        columns[f"prob_{name}"] = pa.array(np.ascontiguousarray(predictions.prob[:, index]))
+    columns["label"] = pa.array(names[predictions.label], type=pa.string())
+    columns["entropy"] = pa.array(predictions.entropy)
+    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: _metadata(predictions)})
+    with replace_atomically(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read what :func:`write_predictions` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+
+    Returns
+    -------
+    Predictions
+        Equal to those written, bit by bit.
+
+    Raises
+    ------
+    PredictionsError
+        If the file is missing, not Parquet, or not a table of predictions.
+    """
+    try:
+        table = pq.read_table(path, memory_map=True)
+        return _parse(table)
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise PredictionsError(
+            f"{path} is not a table of predictions ({error}); give a predictions.parquet made by "
+            f"'wsi-pipeline predict' or 'run'"
+        ) from error
+
+
+def _metadata(predictions: Predictions) -> str:
+    return json.dumps(
+        {
+            "schema": SCHEMA,
+            "class_names": predictions.class_names,
+            "class_colors": predictions.class_colors,
+            "shape": predictions.shape,
+            "extent": predictions.extent,
+            "pitch": predictions.pitch,
+        }
+    )
+
+
+def _parse(table: pa.Table) -> Predictions:
+    about = json.loads((table.schema.metadata or {})[METADATA_KEY])
+    if about["schema"] != SCHEMA:
+        raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")
+    rows, cols = about["shape"]
+    names = tuple(about["class_names"])
+    prob = np.empty((table.num_rows, len(names)), dtype=np.float32)
+    for index, name in enumerate(names):
+        prob[:, index] = table[f"prob_{name}"].to_numpy()
+    return Predictions(
+        prob=prob,
+        xy=np.column_stack([table[name].to_numpy() for name in ("x", "y")]).astype(np.int64),
+        rc=np.column_stack([table[name].to_numpy() for name in ("row", "col")]).astype(np.int32),
+        shape=(rows, cols),
+        extent=about["extent"],
+        pitch=about["pitch"],
+        class_names=names,
+        class_colors=tuple(about["class_colors"]),
+    )

@@ -72,8 +72,10 @@ class TiffReader(Reader):
         height, width = pixels.shape[:2]
         tile_width, tile_height = self._levels[level].tile_wh
         (x, y), right, bottom = xy, xy[0] + width, xy[1] + height
-        for row in range(y // tile_height, -(-bottom // tile_height)):
-            for column in range(x // tile_width, -(-right // tile_width)):
+        # right to left: threads that read neighbouring patches in reading order then begin with
+        # tiles of their own, and find the shared ones on their left already decoded
+        for column in reversed(range(x // tile_width, -(-right // tile_width))):
+            for row in range(y // tile_height, -(-bottom // tile_height)):
                 tile = self._cache.get((level, column, row), self._decode)
                 if tile is None:
                     continue

@@ -270,8 +270,10 @@ def _not_colour(page: tifffile.TiffPage) -> str:
     """Say what a page is where it is not 8-bit colour; empty where it is."""
     if page.dtype != np.uint8 or page.bitspersample != 8:
         return f"an image of type {page.dtype} ({page.bitspersample} bit)"
-    colours = page.samplesperpixel - len(page.extrasamples)
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE or colours in (3, 4):
+    alphas = len(page.extrasamples)
+    colours = page.samplesperpixel - alphas
+    is_palette = page.photometric == tifffile.PHOTOMETRIC.PALETTE
+    if is_palette or (colours in (3, 4) and alphas <= 1):
         return ""
     return "greyscale" if page.samplesperpixel == 1 else f"of {page.samplesperpixel} channels"
 

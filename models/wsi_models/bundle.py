@@ -1,0 +1,300 @@
+"""A trained model <-> a folder: ``config.json``, ``model.safetensors`` and its card ``README.md``.
+
+Loading runs no code from the folder and takes nothing on trust; what a bundle predicts is the
+business of others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from wsi_models.class_m import ClassMClassifier, ClassMNetwork
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+
+PerStage = tuple[
+    Annotated[int, Field(ge=1)],
+    Annotated[int, Field(ge=1)],
+    Annotated[int, Field(ge=1)],
+    Annotated[int, Field(ge=1)],
+]
+ClassName = Annotated[str, Field(min_length=1)]
+Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class BundleError(ValueError):
+    """A bundle is missing, incomplete, damaged, or not what it says it is."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ClassMArchitecture(_Part):
+    """The shape of both encoders of a CLASS-M network."""
+
+    layers: PerStage = Field(description="Basic blocks per stage of each encoder.")
+    block_inplanes: PerStage = Field(description="Channels per stage; the last are the features.")
+
+
+class TrainingFacts(_Part):
+    """How a model came to be, and how well it does."""
+
+    loss: str = Field(min_length=1, description="What was minimised, in words.")
+    data: str = Field(min_length=1, description="What it was trained and evaluated on, in words.")
+    seed: int = Field(description="Seed of the training run.")
+    metrics: dict[str, float] = Field(description="Results on data not trained on, by name.")
+
+
+class BundleConfig(_Part):
+    """All that must be known to use a trained model on patches."""
+
+    schema_version: Literal[1] = Field(1, description="Version of this schema.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Names the folder of predictions."
+    )
+    method: Literal["class-m"] = Field(description="How the network is built and trained.")
+    architecture: ClassMArchitecture = Field(description="Parameters of the network.")
+    class_names: tuple[ClassName, ...] = Field(
+        min_length=2, description="One per output, in order."
+    )
+    class_colors: tuple[Color, ...] = Field(min_length=2, description="One per class.")
+    mpp: Positive = Field(description="Resolution of the patches trained on, um/px.")
+    patch_px: int = Field(ge=32, description="Side of the input, px.")
+    stain_convention: Literal["macenko-log10-he-v1"] = Field(
+        description="How the H/E values of a patch are made from its RGB."
+    )
+    mean: tuple[float, float] = Field(description="Means of H and E in [0, 1], subtracted.")
+    std: tuple[Positive, Positive] = Field(description="Deviations of H and E, divided by.")
+    training: TrainingFacts = Field(description="How the model came to be.")
+
+    @model_validator(mode="after")
+    def _classes_agree(self) -> Self:
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class_names repeat: {', '.join(self.class_names)}")
+        if len(self.class_colors) != len(self.class_names):
+            raise ValueError(
+                f"{len(self.class_colors)} class_colors do not match "
+                f"{len(self.class_names)} class_names"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A trained model and what it needs to be used.
+
+    Attributes
+    ----------
+    config : BundleConfig
+        Classes, geometry, normalisation and origin. The network expects normalised patches: the
+        caller subtracts ``config.mean`` and divides by ``config.std``.
+    network : ClassMNetwork
+        The network with its trained weights, in evaluation mode.
+    fingerprint : str
+        SHA-256 of the weights file, for provenance.
+    """
+
+    config: BundleConfig
+    network: ClassMNetwork
+    fingerprint: str
+
+    def classifier(self) -> nn.Module:
+        """Return a module in evaluation mode that maps (B, 2, P, P) patches to (B, C) logits."""
+        return ClassMClassifier(self.network).eval()
+
+
+def build_network(config: BundleConfig) -> ClassMNetwork:
+    """Build the untrained network that a configuration describes."""
+    return ClassMNetwork(
+        len(config.class_names),
+        layers=config.architecture.layers,
+        block_inplanes=config.architecture.block_inplanes,
+    )
+
+
+def schema_text() -> str:
+    """Return the JSON schema of ``config.json``, as ``bundle.schema.json`` holds it."""
+    return json.dumps(BundleConfig.model_json_schema(), indent=2) + "\n"
+
+
+def save_bundle(
+    folder: Path,
+    config: BundleConfig,
+    network: nn.Module,
+    card: str,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a bundle; the folder gets its name only once it is complete.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder to make.
+    config : BundleConfig
+        What the model is.
+    network : Module
+        The trained network that ``config`` describes.
+    card : str
+        Model card in Markdown: data, licence, metrics, limits.
+    overwrite : bool
+        Replace a folder of that name.
+
+    Raises
+    ------
+    BundleError
+        If the folder exists, the card is empty, or the weights are not those of ``config``.
+    """
+    if folder.exists() and not overwrite:
+        raise BundleError(f"{folder} exists; choose another name, or pass overwrite=True")
+    if not card.strip():
+        raise BundleError(f"{folder} has no card; say what it was trained on and where it fails")
+    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    _require_weights(weights, config, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        partial = Path(scratch) / "new"
+        partial.mkdir()
+        (partial / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
+        (partial / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights))
+        (partial / CARD_FILE).write_text(card, encoding="utf-8")
+        if folder.exists():
+            shutil.move(folder, Path(scratch) / "old")
+        partial.replace(folder)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Load a trained model from its folder.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder with ``config.json``, ``model.safetensors`` and ``README.md``.
+
+    Returns
+    -------
+    Bundle
+        The model, on the CPU.
+
+    Raises
+    ------
+    BundleError
+        If a file is missing, the configuration does not follow the schema, or the weights are
+        not finite tensors of just the names, shapes and types that it calls for.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE):
+        if not (folder / name).is_file():
+            raise BundleError(
+                f"{folder} has no {name}; a bundle is a folder of {CONFIG_FILE}, "
+                f"{WEIGHTS_FILE} and {CARD_FILE}"
+            )
+    config = _read_config(folder / CONFIG_FILE)
+    content = (folder / WEIGHTS_FILE).read_bytes()
+    try:
+        weights = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise BundleError(
+            f"{folder / WEIGHTS_FILE} is not a safetensors file ({error}); no other format is "
+            "read, since others can carry code"
+        ) from error
+    _require_weights(weights, config, folder)
+    with torch.device("meta"):
+        network = build_network(config)
+    network.load_state_dict(weights, assign=True)
+    return Bundle(
+        config=config,
+        network=network.eval(),
+        fingerprint=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def available_bundles() -> tuple[str, ...]:
+    """Name the bundles that are installed with this package, sorted."""
+    return tuple(sorted(_embedded()))
+
+
+def bundle_path(name: str) -> Path:
+    """Find a bundle that is installed with this package.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`available_bundles`.
+
+    Returns
+    -------
+    Path
+        Its folder.
+
+    Raises
+    ------
+    BundleError
+        If there is none of that name.
+    """
+    embedded = _embedded()
+    if name not in embedded:
+        raise BundleError(
+            f"no bundle named {name!r} is installed; there are: {', '.join(sorted(embedded))}"
+        )
+    return embedded[name]
+
+
+def _embedded() -> dict[str, Path]:
+    with resources.as_file(resources.files("wsi_models") / "bundles") as root:
+        return {path.parent.name: path.parent for path in root.glob(f"*/{CONFIG_FILE}")}
+
+
+def _read_config(path: Path) -> BundleConfig:
+    try:
+        return BundleConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        )
+        raise BundleError(f"{path} does not follow bundle.schema.json: {problems}") from error
+
+
+def _require_weights(weights: Mapping[str, Tensor], config: BundleConfig, folder: Path) -> None:
+    """Refuse tensors that are not just those of the configured network, all finite."""
+    with torch.device("meta"):
+        expected = build_network(config).state_dict()
+    for what, names in (
+        ("lacks", expected.keys() - weights.keys()),
+        ("has unknown", weights.keys() - expected.keys()),
+    ):
+        if names:
+            raise BundleError(
+                f"the model of {folder} {what} tensors: {', '.join(sorted(names)[:5])}; weights "
+                f"and {CONFIG_FILE} must be of one training run"
+            )
+    for name, tensor in weights.items():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            raise BundleError(
+                f"the model of {folder} has {name} as {tuple(tensor.shape)} {tensor.dtype}, but "
+                f"{CONFIG_FILE} calls for {tuple(wanted.shape)} {wanted.dtype}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"the model of {folder} has values in {name} that are no numbers; "
+                "it was saved after its training diverged: train it again"
+            )

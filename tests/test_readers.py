@@ -1,39 +1,34 @@
-"""Slide files of every kind, sound and broken, through the readers."""
+"""Which reader opens what, what is refused, and real slides through all of them."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from tests.contracts.reader_contract import ReaderContract
+from tests.contracts.reading import sources, whole
 from tests.contracts.slide_files import (
     BOTH_READERS,
+    RGB,
     TIFF_ONLY,
-    halved,
     picture,
-    write_ome,
     write_pyramid,
     write_svs,
 )
 from wsi_pipeline.config import ReaderName
-from wsi_pipeline.errors import SlideError, SlideReadError, UnsupportedSlideError
-from wsi_pipeline.readers import Reader, open_reader
+from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
+from wsi_pipeline.readers import open_reader
 from wsi_pipeline.readers.base import NotBrightfieldError, composite_on_white
-from wsi_pipeline.readers.dicom import series_files, series_uid
-from wsi_pipeline.readers.tiff_tiles import TileCache
 from wsi_pipeline.types import MppSource
 
 
@@ -45,11 +40,6 @@ class TestTiffReader(ReaderContract):
 class TestOpenSlideReader(ReaderContract):
     name = ReaderName.OPENSLIDE
     containers = BOTH_READERS
-
-
-def whole(reader: Reader, level: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Read a level, as integers that can be subtracted."""
-    return reader.read(level, (0, 0), reader.level_sizes_wh[level]).astype(np.int64)
 
 
 # --- which reader ---
@@ -126,10 +116,10 @@ def test_a_forbidden_file_is_a_read_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("choice", [ReaderName.AUTO, ReaderName.TIFF])
 def test_what_is_not_8_bit_colour_is_refused_by_name(
     tmp_path: Path,
-    pixels: np.ndarray,
+    pixels: RGB,
     photometric: str,
     said: str,
-    choice: ReaderName,  # type: ignore[type-arg]
+    choice: ReaderName,
 ) -> None:
     path = tmp_path / "fluorescence.tif"
     tifffile.imwrite(path, pixels, tile=(64, 64), photometric=photometric, planarconfig="contig")
@@ -159,7 +149,7 @@ def test_grey_images_are_refused(tmp_path: Path) -> None:
 
 
 @given(rgba=arrays(np.uint8, st.tuples(st.integers(0, 6), st.integers(0, 6), st.just(4))))
-def test_compositing_equals_the_formula(rgba: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_compositing_equals_the_formula(rgba: RGB) -> None:
     alpha = rgba[..., 3:] / 255
     exact = rgba[..., :3] * alpha + 255 * (1 - alpha)
     pixels = np.zeros((*rgba.shape[:2], 3), np.uint8)
@@ -237,71 +227,7 @@ def test_a_truncated_image_is_a_read_error(tmp_path: Path, suffix: str) -> None:
         open_reader(path)
 
 
-# --- pyramids ---
-
-
-def test_thumbnail_label_and_macro_are_no_levels(tmp_path: Path) -> None:
-    write_svs(tmp_path / "a.svs", picture())
-    for choice in (ReaderName.TIFF, ReaderName.OPENSLIDE):
-        with open_reader(tmp_path / "a.svs", choice) as reader:
-            assert reader.level_sizes_wh == ((300, 200), (150, 100))
-            assert reader.objective_power == 20
-
-
-def test_tiled_pages_of_other_proportions_are_no_levels(tmp_path: Path) -> None:
-    path = tmp_path / "macro.tif"
-    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
-    with tifffile.TiffWriter(path) as tif:
-        tif.write(np.zeros((100, 100, 3), np.uint8), **options)
-        tif.write(picture(), **options)
-        tif.write(halved(picture()), **options)
-        tif.write(np.zeros((100, 150), np.uint8), tile=(64, 64), metadata=None)
-    with open_reader(path, ReaderName.TIFF) as reader:
-        assert reader.level_sizes_wh == ((300, 200), (150, 100))
-        np.testing.assert_array_equal(whole(reader), picture())
-
-
-def test_openslide_sees_one_level_of_subifds_where_direct_decoding_sees_all(
-    tmp_path: Path,
-) -> None:
-    write_ome(tmp_path / "a.ome.tif", picture())
-    with (
-        open_reader(tmp_path / "a.ome.tif", ReaderName.TIFF) as tiff,
-        open_reader(tmp_path / "a.ome.tif", ReaderName.OPENSLIDE) as other,
-    ):
-        assert len(tiff.level_sizes_wh) == 3
-        assert len(other.level_sizes_wh) == 1
-        np.testing.assert_array_equal(whole(tiff), whole(other))
-
-
-@given(width=st.integers(200, 700), height=st.integers(200, 700), tile=st.sampled_from([64, 112]))
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_pyramids_of_odd_sizes_keep_every_level(
-    tmp_path: Path, width: int, height: int, tile: int
-) -> None:
-    write_pyramid(tmp_path / "odd.tif", picture(width, height), levels=4, tile=(tile, tile))
-    with open_reader(tmp_path / "odd.tif", ReaderName.TIFF) as reader:
-        assert reader.level_sizes_wh == tuple((width >> n, height >> n) for n in range(4))
-        assert reader.level_downsamples == pytest.approx((1, 2, 4, 8), rel=0.06)
-        np.testing.assert_array_equal(whole(reader), picture(width, height))
-
-
-def test_pieces_too_large_to_read_alone_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("wsi_pipeline.readers.tiff_tiles.MAX_TILE_BYTES", 1000)
-    write_pyramid(tmp_path / "strip.tif", picture(), tile=None, levels=1)
-    with pytest.raises(UnsupportedSlideError, match="pieces of 300 x 200 px"):
-        open_reader(tmp_path / "strip.tif", ReaderName.TIFF)
-
-
 # --- stated resolutions ---
-
-
-def sources(reader: Reader) -> dict[MppSource, tuple[float, float]]:
-    return {c.source: (round(c.x, 6), round(c.y, 6)) for c in reader.mpp_candidates}
 
 
 def test_both_readers_name_the_true_source(tmp_path: Path) -> None:
@@ -337,165 +263,6 @@ def test_inches_are_converted(tmp_path: Path) -> None:
     for choice in (ReaderName.TIFF, ReaderName.OPENSLIDE):
         with open_reader(tmp_path / "a.tif", choice) as reader:
             assert sources(reader) == {MppSource.TIFF: (0.5, 0.5)}
-
-
-# --- damage ---
-
-
-def test_a_truncated_file_fails_where_pixels_are_missing(tmp_path: Path) -> None:
-    path = tmp_path / "cut.tif"
-    write_pyramid(path, picture(), levels=1)
-    sound = path.read_bytes()
-    path.write_bytes(sound[: len(sound) * 2 // 3])
-    with open_reader(path, ReaderName.TIFF) as reader:
-        np.testing.assert_array_equal(reader.read(0, (0, 0), (64, 64)), picture()[:64, :64])
-        with pytest.raises(SlideReadError, match=r"truncated, copy it again") as caught:
-            whole(reader)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("compression", ["deflate", "lzw", "zstd", "jpeg", "aperio_jp2000_rgb"])
-def test_a_damaged_tile_names_its_place_and_spares_the_others(
-    tmp_path: Path, compression: str
-) -> None:
-    path = tmp_path / "damaged.tif"
-    write_pyramid(path, picture(), levels=1, compression=compression)
-    with tifffile.TiffFile(path) as tif:
-        page = tif.pages.first
-        offset, count = page.dataoffsets[7], page.databytecounts[7]
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(b"\xff\xd8" + bytes(count - 2))
-    with open_reader(path, ReaderName.TIFF) as reader:
-        reader.read(0, (0, 0), (64, 64))
-        for _ in range(2):
-            with pytest.raises(SlideReadError, match="level 0, column 2, row 1"):
-                whole(reader)
-
-
-def test_openslide_errors_name_the_file_and_the_place(tmp_path: Path) -> None:
-    path = tmp_path / "cut.tif"
-    write_pyramid(path, picture(), levels=1, compression="deflate")
-    with tifffile.TiffFile(path) as tif:
-        offset = tif.pages.first.dataoffsets[7]
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(b"broken")
-    with open_reader(path, ReaderName.OPENSLIDE) as reader:
-        for _ in range(2):
-            with pytest.raises(SlideReadError, match=r"cut\.tif cannot be read at level 0"):
-                whole(reader)
-
-
-@pytest.fixture(scope="module")
-def sound_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("sound") / "sound.ome.tif"
-    write_ome(path, picture(150, 100), levels=2, compression="deflate")
-    return path.read_bytes()
-
-
-@given(
-    damage=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), max_size=6),
-    kept=st.floats(0.02, 1),
-)
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_broken_files_fail_as_slides_do(
-    tmp_path: Path, sound_bytes: bytes, damage: list[tuple[int, int]], kept: float
-) -> None:
-    broken = bytearray(sound_bytes[: int(len(sound_bytes) * kept)])
-    for place, value in damage:
-        broken[place % len(broken)] = value
-    path = tmp_path / "broken.tif"
-    path.write_bytes(broken)
-    with suppress(SlideError), open_reader(path, ReaderName.TIFF) as reader:
-        width, height = reader.level_sizes_wh[0]
-        reader.read(0, (0, 0), (min(width, 500), min(height, 500)))
-
-
-# --- the cache of decoded tiles ---
-
-
-def counting(calls: list[tuple[int, int, int]]) -> Callable[[tuple[int, int, int]], np.ndarray]:  # type: ignore[type-arg]
-    def decode(key: tuple[int, int, int]) -> np.ndarray:  # type: ignore[type-arg]
-        calls.append(key)
-        return np.full((10, 10, 3), key[1], np.uint8)
-
-    return decode
-
-
-@given(columns=st.lists(st.integers(0, 8), max_size=60))
-def test_the_cache_stays_within_its_bytes_and_keeps_what_was_used_last(
-    columns: list[int],
-) -> None:
-    calls: list[tuple[int, int, int]] = []
-    cache, decode = TileCache(3 * 300), counting(calls)
-    recent: list[int] = []
-    for column in columns:
-        before = len(calls)
-        tile = cache.get((0, column, 0), decode)
-        assert tile is not None
-        assert (tile == column).all()
-        assert (len(calls) == before) == (column in recent)
-        recent = [*[other for other in recent if other != column][-2:], column]
-        assert cache.nbytes == 300 * len(recent)
-
-
-def test_a_tile_larger_than_the_cache_is_decoded_but_not_kept() -> None:
-    calls: list[tuple[int, int, int]] = []
-    cache = TileCache(100)
-    for _ in range(2):
-        assert cache.get((0, 1, 0), counting(calls)) is not None
-    assert len(calls) == 2
-    assert cache.nbytes == 0
-
-
-def test_unaligned_patches_decode_each_tile_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_pyramid(tmp_path / "a.tif", picture(640, 640), levels=1)
-    with open_reader(tmp_path / "a.tif", ReaderName.TIFF) as reader:
-        read: list[int] = []
-        pread = os.pread
-        monkeypatch.setattr(os, "pread", lambda *a: read.append(a[2]) or pread(*a))
-        for y in range(0, 600, 50):
-            for x in range(0, 600, 50):
-                reader.read(0, (x, y), (50, 50))
-    assert len(read) == len(set(read)) == 100
-
-
-# --- DICOM ---
-
-
-@pytest.mark.data
-def test_a_dicom_slide_opens_by_its_folder_or_any_of_its_files(data_dir: Path) -> None:
-    folder = data_dir / "slides" / "CMU-1-Small-Region_dicom"
-    files = sorted(folder.glob("*.dcm"))
-    with open_reader(folder) as reader:
-        expected = whole(reader, 2)
-        assert reader.vendor == "dicom"
-    for file in (files[0], files[-1]):
-        with open_reader(file) as reader:
-            np.testing.assert_array_equal(whole(reader, 2), expected)
-    assert series_files(folder) == series_files(files[3]) == tuple(files)
-
-
-@pytest.mark.data
-def test_a_folder_of_two_series_is_refused(data_dir: Path, tmp_path: Path) -> None:
-    fixtures = data_dir / "slides" / "fixtures"
-    for name in ("boxes_0.dcm", "highdicom_sm_image.dcm"):
-        shutil.copy(fixtures / name, tmp_path)
-    with pytest.raises(UnsupportedSlideError, match="2 DICOM series; name one file"):
-        open_reader(tmp_path)
-    assert series_files(tmp_path / "boxes_0.dcm") == (tmp_path / "boxes_0.dcm",)
-
-
-def test_a_folder_without_slides_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "not.dcm").write_bytes(b"no DICOM")
-    assert series_uid(tmp_path / "not.dcm") == ""
-    with pytest.raises(UnsupportedSlideError, match="holds no DICOM slide"):
-        open_reader(tmp_path)
 
 
 # --- real slides ---

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
+from shapely.errors import ShapelyError
 from shapely.geometry import MultiPolygon, Polygon
 
 from wsi_pipeline.errors import AnnotationError
@@ -70,7 +71,7 @@ def read_polygons(path: Path) -> tuple[Annotation, ...]:
     for index, element in enumerate(_elements(_load(path), path)):
         try:
             areas = list(_areas(element))
-        except (KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, ShapelyError) as error:
             raise AnnotationError(
                 f"{path}: element {index} is not valid GeoJSON ({error!r}); export the "
                 f"annotations again or remove the element",

@@ -99,12 +99,15 @@ class StainConfig(StageConfig):
     sample_tiles: int = Field(
         256, ge=1, description="Tissue tiles whose pixels the stain matrix rests on."
     )
-    pixel_step: int = Field(
-        4, ge=1, description="Every n-th pixel of a sampled tile in x and y is used."
+    pixel_um: float = Field(
+        2.0,
+        gt=0,
+        description="Side of the squares over which colours are averaged before the estimate, um; "
+        "finer detail is chroma that JPEG has blurred.",
     )
     seed: int = Field(0, ge=0, description="Seed of the choice of tiles.")
     min_pixels: int = Field(
-        5_000, ge=100, description="Fewest tissue pixels an estimate may rest on."
+        2_000, ge=100, description="Fewest stained pixels an estimate may rest on."
     )
     adaptive: bool = Field(
         True,

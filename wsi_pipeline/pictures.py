@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
@@ -30,6 +31,7 @@ PANEL_INCHES = 8.0
 SIDE_INCHES = 3.1
 MARGIN_INCHES = 0.2
 TITLE_INCHES = 0.55
+SCALE_BAR_INCHES = 0.3
 MIN_HEIGHT_INCHES = 5.6
 DPI = 150
 
@@ -40,10 +42,10 @@ VERDICT_COLORS = {
     StainVerdict.OK: "#2e7d32",
     StainVerdict.FLAGGED: "#e65100",
     StainVerdict.FALLBACK: "#b71c1c",
-    StainVerdict.REFUSED: "#b71c1c",
 }
 OPACITY = (0.15, 0.7)
 """Opacity of a class at chance and at certainty; tissue stays visible below both."""
+PROBABILITY_COLORS = colormaps["viridis"]
 
 _SMALL, _TEXT, _HEADING = 7.5, 9.0, 11.0
 
@@ -134,7 +136,7 @@ def class_overlay(heatmap: Heatmap) -> NDArray[np.float64]:
 
 
 def probability_overlay(heatmap: Heatmap, index: int) -> NDArray[np.float64]:
-    """Colour each cell by the probability of one class, from clear to its colour.
+    """Colour each cell by the probability of one class, on a scale unlike any stain.
 
     Returns
     -------
@@ -142,10 +144,9 @@ def probability_overlay(heatmap: Heatmap, index: int) -> NDArray[np.float64]:
         RGBA in [0, 1]; fully transparent where nothing was predicted.
     """
     prob = heatmap.values[..., index].astype(np.float64)
-    rgba = np.zeros((*prob.shape, 4))
-    rgba[..., :3] = to_rgb(heatmap.class_colors[index])
-    rgba[..., 3] = OPACITY[1] * np.nan_to_num(prob)
-    return rgba
+    rgba = PROBABILITY_COLORS(np.nan_to_num(prob))
+    rgba[..., 3] = np.where(np.isnan(prob), 0, OPACITY[1])
+    return np.asarray(rgba, dtype=np.float64)
 
 
 def class_shares(heatmap: Heatmap) -> NDArray[np.float64]:
@@ -174,7 +175,7 @@ def _layout(store: PatchStore, subject: str) -> tuple[Figure, Axes, Axes]:
     scale = PANEL_INCHES / max(width, height)
     panel_w, panel_h = width * scale, height * scale
     total_w = panel_w + SIDE_INCHES + 3 * MARGIN_INCHES
-    total_h = max(panel_h, MIN_HEIGHT_INCHES) + TITLE_INCHES + MARGIN_INCHES
+    total_h = max(panel_h + SCALE_BAR_INCHES, MIN_HEIGHT_INCHES) + TITLE_INCHES + MARGIN_INCHES
     figure = Figure(figsize=(total_w, total_h), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     top = 1 - TITLE_INCHES / total_h
@@ -250,7 +251,7 @@ def _outline_tiles(axes: Axes, store: PatchStore) -> None:
     tile_points = store.extent * 72 * PANEL_INCHES / max(store.slide.size_wh)
     tiles = PolyCollection(
         list(xy[:, None, :] + corners),
-        facecolors=(*to_rgb(TILE_COLOR), 0.06),
+        facecolors="none",
         edgecolors=TILE_COLOR,
         # lines of small tiles would hide the slide
         linewidths=float(np.clip(tile_points / 25, 0.12, 0.8)),
@@ -261,20 +262,16 @@ def _outline_tiles(axes: Axes, store: PatchStore) -> None:
 
 
 def _scale_bar(axes: Axes, slide: SlideInfo) -> None:
-    """Draw a bar of a round length in the lower left corner, on a plate that keeps it readable."""
+    """Draw a bar of a round length below the slide, where it hides nothing."""
     width, height = slide.size_wh
     length_um = nice_length_um(width * slide.mpp)
     length = length_um / slide.mpp
-    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
-    unit = max(width, height) / 100
-    x, y = 2 * unit, height - 2 * unit
-    plate = Rectangle((x - unit, y - 3.6 * unit), length + 2 * unit, 4.6 * unit)
-    plate.set(facecolor="white", edgecolor="none", alpha=0.8, zorder=5)
-    axes.add_patch(plate)
-    bar = Rectangle((x, y - 0.6 * unit), length, 0.6 * unit)
-    bar.set(facecolor="black", edgecolor="none", zorder=6)
+    inch = max(width, height) / PANEL_INCHES
+    bar = Rectangle((0, height + 0.1 * inch), length, 0.06 * inch)
+    bar.set(facecolor="black", edgecolor="none", clip_on=False)
     axes.add_patch(bar)
-    axes.text(x + length / 2, y - unit, text, ha="center", va="bottom", fontsize=_TEXT, zorder=6)
+    text = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    axes.text(length / 2, height + 0.2 * inch, text, ha="center", va="top", fontsize=_TEXT)
 
 
 def _heading(side: Axes, text: str, y: float) -> float:
@@ -329,7 +326,7 @@ def _write_stain(side: Axes, store: PatchStore, y: float) -> float:
 def _qc_legend(side: Axes, store: PatchStore, y: float) -> None:
     handles = [
         Patch(facecolor="none", edgecolor=TISSUE_COLOR, linewidth=1.5, label="tissue"),
-        Patch(facecolor=(*to_rgb(TILE_COLOR), 0.1), edgecolor=TILE_COLOR, label="kept tiles"),
+        Patch(facecolor="none", edgecolor=TILE_COLOR, label="kept tiles"),
     ]
     present = set(np.unique(store.areas).tolist())
     handles += [
@@ -358,7 +355,7 @@ def _class_legend(side: Axes, heatmap: Heatmap) -> None:
     )
     for index in np.argsort(-shares, kind="stable"):
         name, color = heatmap.class_names[index], heatmap.class_colors[index]
-        _tones(side, color, OPACITY, (0, y, 0.6))
+        _strip(side, _class_tones(color), (0, y, 0.6))
         side.text(0.72, y - 0.09, name, fontsize=_TEXT, va="center")
         side.text(
             SIDE_INCHES, y - 0.09, f"{shares[index]:.1%}", fontsize=_TEXT, va="center", ha="right"
@@ -374,27 +371,28 @@ def _class_legend(side: Axes, heatmap: Heatmap) -> None:
 
 def _probability_legend(side: Axes, heatmap: Heatmap, index: int) -> None:
     y = _heading(side, f"Probability of {heatmap.class_names[index]}", 0.0)
-    _tones(side, heatmap.class_colors[index], (0, OPACITY[1]), (0, y, 2.4))
+    tones = 1 - OPACITY[1] * (1 - PROBABILITY_COLORS(np.linspace(0, 1, 64))[:, :3])
+    _strip(side, tones, (0, y, 2.4))
     for x, text in ((0.0, "0"), (1.2, "0.5"), (2.4, "1")):
         side.text(x, y - 0.25, text, fontsize=_SMALL, va="top", ha="center")
 
 
-def _tones(
-    side: Axes, color: str, opacity: tuple[float, float], place: tuple[float, float, float]
-) -> None:
-    """Draw a strip from the weakest to the strongest tone of a class on white.
+def _class_tones(color: str) -> NDArray[np.float64]:
+    """Return what a class looks like on white, from chance to certainty, shape (n, 3)."""
+    alpha = np.linspace(*OPACITY, 64)[:, None]
+    return np.asarray(1 - alpha * (1 - np.array(to_rgb(color))), dtype=np.float64)
 
-    ``place`` is left, top and width, in inches.
-    """
+
+def _strip(side: Axes, tones: NDArray[np.float64], place: tuple[float, float, float]) -> None:
+    """Draw tones from left to right; ``place`` is left, top and width, in inches."""
     x, y, width = place
-    alpha = np.linspace(*opacity, 64)[None, :, None]
-    tones = 1 - alpha * (1 - np.array(to_rgb(color)))
+    extent = (x, x + width, y - 0.18, y)
     limits = side.get_xlim(), side.get_ylim()
-    side.imshow(tones, extent=(x, x + width, y - 0.18, y), aspect="auto", interpolation="bilinear")
+    side.imshow(tones[None], extent=extent, aspect="auto", interpolation="bilinear")
     side.set(xlim=limits[0], ylim=limits[1])
-    side.add_patch(
-        Rectangle((x, y - 0.18), width, 0.18, facecolor="none", edgecolor="#666666", linewidth=0.8)
-    )
+    frame = Rectangle((x, y - 0.18), width, 0.18)
+    frame.set(facecolor="none", edgecolor="#666666", linewidth=0.8)
+    side.add_patch(frame)
 
 
 def _save(path: Path, figure: Figure) -> None:

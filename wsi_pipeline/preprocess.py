@@ -189,26 +189,22 @@ def _thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _estimate_stain(
     slide: Slide, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
 ) -> StainEstimate:
-    """Estimate the slide's matrix from every n-th pixel of a seeded sample of its tiles."""
-    step = config.stain.pixel_step
+    """Estimate the slide's matrix from the averaged pixels of a seeded sample of its tiles."""
+    side = max(1, round(grid.patch_px * grid.mpp / max(config.stain.pixel_um, grid.mpp)))
     indices = sample_tiles(grid, config.stain.sample_tiles, config.stain.seed)
-    samples = pool.map(
-        lambda i: read_tile(slide, grid, i)[::step, ::step].reshape(-1, 3), indices.tolist()
-    )
+    samples = pool.map(lambda i: _read(slide, grid, i, side).reshape(-1, 3), indices.tolist())
     pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *samples])
     return estimate_stain_matrix(pixels, config.stain)
 
 
-def read_tile(slide: Slide, grid: TileGrid, index: int) -> NDArray[np.uint8]:
-    """Read the patch of one kept tile, shape (P, P, 3) uint8 RGB."""
-    x, y = (int(v) for v in grid.level_xy[index])
-    return slide.read_patch(grid.level, (x, y), grid.read_px, grid.patch_px)
-
-
 def _tile_sharpness(slide: Slide, grid: TileGrid, index: int) -> float:
+    return sharpness(_read(slide, grid, index, max(1, grid.patch_px // 2)))
+
+
+def _read(slide: Slide, grid: TileGrid, index: int, side_px: int) -> NDArray[np.uint8]:
+    """Read one kept tile as a patch of ``side_px``, RGB."""
     x, y = (int(v) for v in grid.level_xy[index])
-    half = max(1, grid.patch_px // 2)
-    return sharpness(slide.read_patch(grid.level, (x, y), grid.read_px, half))
+    return slide.read_patch(grid.level, (x, y), grid.read_px, side_px)
 
 
 class _Extraction:
@@ -257,7 +253,7 @@ class _Extraction:
     def _fill_block(self, shard: Shard, buffers: _Buffers, start: int) -> None:
         encode = encode_he_float16 if self._half else encode_he
         for index in range(start, min(start + BLOCK_PATCHES, shard.stop)):
-            patch = read_tile(self._slide, self._grid, index)
+            patch = _read(self._slide, self._grid, index, self._grid.patch_px)
             buffers.he[index - shard.start] = encode(patch, self._stains)
             if buffers.rgb is not None:
                 buffers.rgb[index - shard.start] = patch

@@ -17,42 +17,90 @@ from wsi_pipeline.errors import UnsupportedSlideError
 from wsi_pipeline.types import Area, TissueMask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from wsi_pipeline.config import TissueConfig
 
-
 STAINED_RANGE = (0.03, 0.05)
-"""Where the threshold between glass and stain may lie, optical density.
+"""Where the threshold between glass and stain may lie, spread of optical density.
 
-Otsu's threshold splits whatever it is given, so on a field of nothing but glass it would cut the
-noise and on one of nothing but tissue it would cut hematoxylin from eosin. Clean glass stays below
-the first value; the palest stained tissue of the slides at hand exceeds the second."""
+Otsu's threshold splits whatever it is given: on a field of nothing but glass it would cut the
+noise, on one of nothing but tissue it would cut hematoxylin from eosin. Clean glass stays below
+the first value; stained tissue of pale slides exceeds the second."""
 
-MIN_INK_UM2 = 1_500.0
-"""Smallest sure spot of ink, um^2: below it are clumps of pigment and strongly stained nuclei."""
+ARTEFACT_MPP = 16.0
+"""Resolution that ink, borders and edges are looked for at, um/px; strokes are far wider."""
 
-HALO_UM = 300.0
-"""How far an out-of-focus stroke bleeds over glass, um."""
+STROKE_UM = 48.0
+"""Width of a mark that proves a pen; vessels full of blood and clumps of pigment are thinner."""
+
+SPECK_UM2 = 1_500.0
+"""Ink and neutral spots below this are left alone, um^2."""
+
+NEAR_INK_UM = 300.0
+"""How far from a stroke its faint or out-of-focus parts are looked for, um."""
+
+SCRAP_UM = 1_000.0
+"""How far from ink a scrap of its colour may lie to be taken for a part of the mark, um."""
+
+SCRAP_UM2 = 500_000.0
+"""Largest such scrap, um^2."""
+
+SEAM_UM = 48.0
+"""Half the gap within a mark that is closed, um."""
 
 MARGIN_UM = 24.0
-"""Added around ink, so that the last row of faintly tinted pixels goes with it, um."""
+"""Added around ink, so that the last faintly tinted pixels go with it, um."""
+
+LINE_UM = 600.0
+"""Mean width up to which a long neutral mark is a glass edge rather than a pen stroke, um."""
+
+DARK_LEVEL = 50
+"""Pixels with no channel at or above this carry no light of a brightfield lamp."""
+
+LIT_LEVEL = 110
+"""Mean grey level that the lit half of a brightfield slide exceeds."""
+
+_DENSITY = np.log10(255.0 / np.maximum(np.arange(256), 5)).astype(np.float32)
+# Below 5 the colour of a pixel is noise of the camera and the codec.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Absorption:
-    """What the specimen absorbs per pixel; each plane (h, w) float32, log10 optical density.
+    """What the specimen absorbs, planes of shape (h, w) float32, log10 optical density.
 
-    Hematoxylin and eosin both absorb green most (methods: mean vectors (0.59, 0.73, 0.33) and
-    (0.15, 0.74, 0.64)), so ``red`` = green - red is positive in any mix of them. Green and blue
-    ink turn it negative, red ink drives it far beyond eosin. ``warm`` = blue - 2 red is negative
-    in all but the purest eosin.
+    ``total`` is the sum over the channels, ``spread`` the strongest less the weakest.
+    Hematoxylin absorbs about (0.59, 0.73, 0.33) of R, G and B, eosin (0.15, 0.74, 0.64). So
+    ``redness`` = G - R is positive in every mix of them: green and blue ink turn it negative, red
+    ink drives it beyond eosin. ``warmth`` = B - 2 R is negative unless eosin is nearly pure, and
+    ``brownness`` = B - G is always negative.
     """
 
     total: NDArray[np.float32]
     spread: NDArray[np.float32]
-    red: NDArray[np.float32]
-    warm: NDArray[np.float32]
+    redness: NDArray[np.float32]
+    warmth: NDArray[np.float32]
+    brownness: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Usual:
+    """Medians over the stained pixels of a slide; ``warmth`` as a share of the total."""
+
+    total: float
+    redness: float
+    warmth: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ink:
+    """Pixels of one kind of ink: beyond doubt, likely if connected to those, possible nearby."""
+
+    sure: NDArray[np.bool_]
+    likely: NDArray[np.bool_]
+    possible: NDArray[np.bool_]
 
 
 def detect_tissue(
@@ -61,146 +109,299 @@ def detect_tissue(
     downsample: tuple[float, float],
     config: TissueConfig,
 ) -> TissueMask:
-    light = _absorption(_soften(rgb, mpp))
-    areas = np.full(rgb.shape[:2], Area.GLASS, dtype=np.uint8)
-    ink = _find_ink(light, mpp)
-    neutral = _find_neutral(light, ink, mpp)
-    if config.reject_edges:
-        for area in (Area.BLACK, Area.EDGE):
-            areas[neutral == area] = area
-    if config.reject_pen:
-        areas[_halo(light, ink | (neutral == Area.PEN), mpp)] = Area.PEN
-    free = areas == Area.GLASS
-    areas[_find_stained(light.spread, free, mpp, config)] = Area.TISSUE
+    """Tell tissue from glass, pen ink, black borders and glass edges.
+
+    Parameters
+    ----------
+    rgb : ndarray of shape (h, w, 3), uint8
+        The whole slide at about ``config.mask_mpp``.
+    mpp : float
+        Resolution of ``rgb``, um/px.
+    downsample : tuple of float
+        Level-0 px per px of ``rgb`` in x and y; passed on to the mask.
+    config : TissueConfig
+        Size limits, and which artefacts are told from tissue.
+
+    Returns
+    -------
+    TissueMask
+        One :class:`~wsi_pipeline.types.Area` per pixel of ``rgb``.
+
+    Notes
+    -----
+    *Tissue* is what absorbs the colours unequally: Otsu's threshold on the spread of optical
+    density, kept within :data:`STAINED_RANGE`, with hysteresis down to half of it; then gaps are
+    closed, holes filled and small pieces dropped.
+
+    *Ink* is what no hematoxylin-eosin mix gives: green and blue absorb red more than green, red
+    goes far beyond the slide's own eosin, and black or violet is darker than dense nuclei are at
+    this resolution. A mark must be solid somewhere (:data:`STROKE_UM`); from there it is followed
+    as far as its weaker parts connect, and its smooth out-of-focus rim goes with it. Tissue under
+    ink counts as ink. Brown dye on surgical margins is left to be tissue, as is brown chromogen.
+
+    *Neutral* dark marks are black borders where they line the picture's border, glass edges where
+    they are long and thin, and black pen otherwise.
+    """
+    areas = _find_artefacts(rgb, mpp, config)
+    areas[_find_tissue(_soften(rgb, mpp), areas == Area.GLASS, mpp, config)] = Area.TISSUE
     return TissueMask(areas=areas, downsample=downsample)
 
 
 def require_brightfield(rgb: NDArray[np.uint8], slide_id: str) -> None:
-    """Refuse overviews that are not brightfield."""
-    dark = rgb.max(axis=2) < 50
-    if dark.mean() < 0.5:
+    """Refuse a slide that was not taken in transmitted light.
+
+    Parameters
+    ----------
+    rgb : ndarray of shape (h, w, 3), uint8
+        The whole slide at low resolution.
+    slide_id : str
+        Names the slide in the message.
+
+    Raises
+    ------
+    UnsupportedSlideError
+        If most of the picture is black and what is not black is dim or of one colour, as in
+        fluorescence. Black borders around a bright field pass, as does a field of dense tissue.
+    """
+    dark = rgb.max(axis=2) < DARK_LEVEL
+    share = float(dark.mean())
+    if share < 0.5:
         return
-    lit = rgb[~dark]
-    if lit.size and np.median(lit.mean(axis=1)) >= 110:
+    lit = rgb[~dark].mean(axis=1)
+    if lit.size and np.median(lit) >= LIT_LEVEL:
         return
-    raise UnsupportedSlideError(f"{slide_id} is not a brightfield slide: {dark.mean():.0%} is black")
+    raise UnsupportedSlideError(
+        f"{slide_id} is not a brightfield slide: {share:.0%} of its overview is black and the rest "
+        "is dim, as in fluorescence; leave it out, only H&E in transmitted light can be processed"
+    )
 
 
 def sharpness(rgb_patch: NDArray[np.uint8]) -> float:
-    """Variance of the Laplacian."""
+    """Measure how sharp a patch is.
+
+    Parameters
+    ----------
+    rgb_patch : ndarray of shape (h, w, 3), uint8
+        The patch.
+
+    Returns
+    -------
+    float
+        Variance of the Laplacian of its grey levels, 0 for a flat patch. It grows with contrast
+        too, so a limit holds for one stain, scanner and resolution.
+    """
     grey = cv2.cvtColor(rgb_patch, cv2.COLOR_RGB2GRAY)
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
-def _soften(rgb, mpp):
-    sigma = 6.4 / mpp
-    return cv2.GaussianBlur(rgb, (0, 0), sigma) if sigma >= 0.4 else rgb
-
-
-def _absorption(rgb):
-    table = np.log10(255.0 / np.maximum(np.arange(256), 5)).astype(np.float32)
-    red, green, blue = (cv2.LUT(plane, table) for plane in cv2.split(rgb))
-    most = cv2.max(cv2.max(red, green), blue)
-    least = cv2.min(cv2.min(red, green), blue)
-    return _Absorption(total=red + green + blue, spread=most - least, red=green - red, warm=blue - 2 * red)
-
-
-def _find_ink(light, mpp):
-    total, red, warm = light.total, light.red, light.warm
-    step = max(1, int(np.sqrt(total.size / 250_000)))
-    t_, r_, s_, w_ = (x[::step, ::step] for x in (total, red, light.spread, warm))
-    plain = (s_ > 0.05) & (r_ > 0) & (r_ < 0.35) & (t_ < 1.6)
-    usual_red = min(float(np.median(r_[plain])), .25) if plain.any() else 0.15
-    usual_total = min(float(np.median(t_[plain])), .95) if plain.any() else 0.6
-    usual_warm = float(np.median(w_[plain] / t_[plain])) if plain.any() else -.1
-    r0 = (total - red - warm) / 4
-    brownless = warm + 2 * r0 <= 1.15 * (red + r0)
-    kinds = (
-        ((red < -0.12) & (red < -0.10 * total), (red < -0.04) & (red < -0.04 * total)),
-        (
-            (red > max(0.35, 2.2 * usual_red)) & (warm > 0.05 * total) & brownless,
-            ((red > max(.18,1.7 * usual_red)) & (warm > -0.10 * total)) | ((red > 0.10) & (warm > 0.10 * total)),
-        ),
-        ((total > 2.1) & (light.spread > 0.12 * total), total > max(1.0, 1.6 * usual_total)),
+def _find_tissue(
+    rgb: NDArray[np.uint8], free: NDArray[np.bool_], mpp: float, config: TissueConfig
+) -> NDArray[np.bool_]:
+    """Find stained pixels among the ``free`` ones."""
+    red, green, blue = cv2.split(rgb)
+    strongest = np.maximum(cv2.max(cv2.max(red, green), blue), 5)
+    weakest = np.maximum(cv2.min(cv2.min(red, green), blue), 5)
+    limit = _stain_limit(strongest, weakest, free)
+    # A spread above s means weakest < strongest * 10^-s: bytes only, however large the slide.
+    grey = np.arange(256)
+    sure, likely = (
+        (weakest < cv2.LUT(strongest, np.ceil(grey * 10.0**-s).astype(np.uint8))) & free
+        for s in (limit, limit / 2)
     )
-    ink = np.zeros(total.shape, bool)
-    for sure, likely in kinds:
-        if _solid(sure, 24, mpp).any():
-            ink |= _reach(_drop_small(sure, MIN_INK_UM2, mpp), likely)
-    return ink
-
-def _halo(light, ink, mpp):
-    if not ink.any(): return ink
-    near = _within(ink, HALO_UM, mpp)
-    t = light.total
-    k = 2 * max(1, round(16 / mpp)) + 1
-    rough = cv2.blur(cv2.absdiff(t, cv2.blur(t, (k, k))), (k, k))
-    smooth = (rough < 0.02) & (light.spread > .015) & near
-    if mpp <= 16: ink = _reach(ink, _solid(smooth, 48, mpp))
-    return _within(ink, max(MARGIN_UM, mpp), mpp)
-
-def _solid(region, um, mpp):
-    px = max(1, round(um / mpp))
-    return cv2.morphologyEx(region.astype(np.uint8), cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2*px+1,2*px+1))) > 0
+    found = _connected(sure, likely)
+    found = _morph(found, cv2.MORPH_CLOSE, round(16 / mpp)) & free
+    found |= _keep_by_area(free & ~found, mpp, most_um2=config.max_hole_um2, connectivity=4)
+    return _keep_by_area(found, mpp, least_um2=config.min_tissue_um2)
 
 
-def _find_neutral(light, ink, mpp):
+def _stain_limit(
+    strongest: NDArray[np.uint8], weakest: NDArray[np.uint8], free: NDArray[np.bool_]
+) -> float:
+    """Choose the spread of density that parts glass from stain, from a sample of the pixels."""
+    lowest, highest = STAINED_RANGE
+    step = max(1, int((free.size / 250_000) ** 0.5))
+    sample = np.s_[::step, ::step]
+    spread = (_DENSITY[weakest[sample]] - _DENSITY[strongest[sample]])[free[sample]]
+    if not spread.size or spread.min() == spread.max():
+        return lowest
+    # Beyond 0.5 all is stain; dark outliers would stretch the bins.
+    return float(np.clip(threshold_otsu(spread.clip(0, 0.5)), lowest, highest))
+
+
+def _find_artefacts(rgb: NDArray[np.uint8], mpp: float, config: TissueConfig) -> NDArray[np.uint8]:
+    """Find the areas that are not tissue whatever their colour; all else is ``GLASS``."""
+    height, width = rgb.shape[:2]
+    shrink = max(1.0, ARTEFACT_MPP / mpp)
+    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+    light = _absorption(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+    mpp *= shrink
+    usual = _usual(light)
+    areas = np.full(light.total.shape, Area.GLASS, dtype=np.uint8)
+    ink = _find_ink(light, usual, mpp)
+    neutral = _find_neutral(light, ink, mpp)
+    if config.reject_edges:
+        for area in (Area.BLACK, Area.EDGE):
+            areas[neutral == area] = area
+    ink |= neutral == Area.PEN
+    if config.reject_pen and ink.any():
+        areas[_complete(ink, light, mpp)] = Area.PEN
+        areas[_scraps(areas, light, usual, mpp)] = Area.PEN
+    return np.asarray(cv2.resize(areas, (width, height), interpolation=cv2.INTER_NEAREST))
+
+
+def _soften(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
+    """Take away single-pixel noise where pixels are finer than cells."""
+    sigma = 6.4 / mpp
+    return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma)) if sigma >= 0.4 else rgb
+
+
+def _absorption(rgb: NDArray[np.uint8]) -> _Absorption:
+    red, green, blue = (cv2.LUT(plane, _DENSITY) for plane in cv2.split(rgb))
+    strongest = cv2.max(cv2.max(red, green), blue)
+    weakest = cv2.min(cv2.min(red, green), blue)
+    return _Absorption(
+        total=red + green + blue,
+        spread=strongest - weakest,
+        redness=green - red,
+        warmth=blue - 2 * red,
+        brownness=blue - green,
+    )
+
+
+def _usual(light: _Absorption) -> _Usual:
+    """Take the medians of plainly stained pixels; ink must not move what ink is measured by."""
+    plain = (
+        (light.spread > 0.05) & (light.redness > 0) & (light.redness < 0.35) & (light.total < 1.6)
+    )
+    if not plain.any():
+        return _Usual(total=0.6, redness=0.15, warmth=-0.1)
+    total = light.total[plain]
+    return _Usual(
+        total=min(float(np.median(total)), 0.95),
+        redness=min(float(np.median(light.redness[plain])), 0.25),
+        warmth=float(np.median(light.warmth[plain] / total)),
+    )
+
+
+def _find_ink(light: _Absorption, usual: _Usual, mpp: float) -> NDArray[np.bool_]:
+    """Find coloured and dark violet ink, without its rim."""
+    found = np.zeros(light.total.shape, dtype=np.bool_)
+    for ink in _inks(light, usual):
+        solid = _morph(ink.sure, cv2.MORPH_OPEN, max(1, int(STROKE_UM / 2 / mpp)))
+        if not solid.any():
+            continue
+        # One solid stroke proves the pen; thinner marks of its colour count as well then.
+        marks = _keep_by_area(ink.sure, mpp, least_um2=SPECK_UM2)
+        stroke = _connected(marks, ink.likely)
+        found |= stroke | (ink.possible & _within(stroke, NEAR_INK_UM, mpp))
+    return found
+
+
+def _inks(light: _Absorption, usual: _Usual) -> Iterator[_Ink]:
+    """Yield green and blue, red, and dark ink; limits stand where no tissue at hand reached."""
+    total, redness, warmth = light.total, light.redness, light.warmth
+    yield _Ink(
+        sure=(redness < -0.12) & (redness < -0.10 * total),
+        likely=(redness < -0.04) & (redness < -0.04 * total),
+        possible=redness < -0.015,
+    )
+    beyond_eosin = redness > max(0.35, 2.0 * usual.redness)
+    yield _Ink(
+        sure=beyond_eosin & (warmth > 0.05 * total) & (light.brownness < 0.07 * total),
+        likely=(redness > max(0.18, 1.7 * usual.redness)) & (warmth > -0.10 * total)
+        | (redness > 0.10) & (warmth > 0.10 * total),
+        possible=(redness > 0.04) & (warmth > (usual.warmth + 0.20) * total),
+    )
+    dark = total > max(1.0, 1.6 * usual.total)
+    yield _Ink(
+        sure=(total > 2.1) & (light.spread > 0.12 * total),
+        likely=dark,
+        possible=np.zeros_like(dark),
+    )
+
+
+def _find_neutral(light: _Absorption, ink: NDArray[np.bool_], mpp: float) -> NDArray[np.uint8]:
+    """Find marks without colour and name each ``BLACK``, ``EDGE`` or ``PEN``; (h, w) areas."""
     sure = (light.spread < 0.08 * light.total) & (light.total > 1.0)
     likely = (light.spread < 0.12 * light.total) & (light.total > 0.45)
-    grey = _drop_small(_reach(sure, likely), MIN_INK_UM2, mpp)
-    count, label, stats, _ = cv2.connectedComponentsWithStats(grey.astype(np.uint8))
+    marks = _keep_by_area(_connected(sure, likely), mpp, least_um2=SPECK_UM2)
+    count, label, stats, _ = cv2.connectedComponentsWithStats(marks.astype(np.uint8))
     border = np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]])
-    touching = np.bincount(border, minlength=count) / border.size
-    length = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) * mpp
-    width = stats[:, cv2.CC_STAT_AREA] * mpp**2 / length
-    code = np.full(count, Area.PEN, dtype=np.uint8)
-    code[(width < 600) & (length > 10 * width)] = Area.EDGE
-    code[touching > 0.05] = Area.BLACK
-    code[np.unique(label[ink])] = Area.PEN
-    code[0] = Area.GLASS
-    return code[label]
+    lining = np.bincount(border, minlength=count) / border.size
+    length_um = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) * mpp
+    width_um = stats[:, cv2.CC_STAT_AREA] * mpp**2 / length_um
+    area = np.full(count, Area.PEN, dtype=np.uint8)
+    area[(width_um < LINE_UM) & (length_um > 10 * width_um)] = Area.EDGE
+    area[lining > 0.05] = Area.BLACK
+    area[np.unique(label[ink])] = Area.PEN
+    area[0] = Area.GLASS
+    return np.asarray(area[label])
 
 
-def _find_stained(spread, free, mpp, config):
-    sample = spread[free]
-    if not sample.size:
-        return free
-    sample = sample[:: max(1, sample.size // 200_000)]
-    least, most = STAINED_RANGE
-    sure = float(np.clip(threshold_otsu(sample.clip(0, 0.5)), least, most)) if sample.max() > sample.min() else most
-    found = _reach((spread > sure) & free, (spread > sure / 2) & free)
-    closed = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_CLOSE, _disc(16, mpp)) > 0
-    found = closed & free
-    found |= _holes(found, free, config.max_hole_um2, mpp)
-    return _drop_small(found, config.min_tissue_um2, mpp)
+def _complete(ink: NDArray[np.bool_], light: _Absorption, mpp: float) -> NDArray[np.bool_]:
+    """Close the gaps of ink and add its out-of-focus rim and a margin."""
+    ink = _morph(ink, cv2.MORPH_CLOSE, round(SEAM_UM / mpp))
+    if mpp <= ARTEFACT_MPP:  # coarser pixels do not resolve the rim
+        side = 2 * max(1, round(16 / mpp)) + 1
+        unevenness = cv2.absdiff(light.total, cv2.blur(light.total, (side, side)))
+        smooth = (cv2.blur(unevenness, (side, side)) < 0.02) & (light.spread > 0.015)
+        rim = smooth & _within(ink, NEAR_INK_UM, mpp)
+        ink = _connected(ink, _morph(rim, cv2.MORPH_OPEN, round(SEAM_UM / mpp)))
+    return _within(ink, max(MARGIN_UM, mpp), mpp)
 
 
-def _holes(found, free, most_um2, mpp):
-    count, label, stats, _ = cv2.connectedComponentsWithStats((free & ~found).astype(np.uint8), connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] * mpp**2 <= most_um2
-    small[0] = False
-    return small[label]
+def _scraps(
+    areas: NDArray[np.uint8], light: _Absorption, usual: _Usual, mpp: float
+) -> NDArray[np.bool_]:
+    """Find small pieces beside ink that are warmer than tissue: the ends of a dry red stroke."""
+    stained = (light.spread > STAINED_RANGE[0]) & (areas == Area.GLASS)
+    count, label, stats, _ = cv2.connectedComponentsWithStats(stained.astype(np.uint8))
+    near = np.bincount(label[_within(areas == Area.PEN, SCRAP_UM, mpp)], minlength=count)
+    size = stats[:, cv2.CC_STAT_AREA]
+    warmth, total = (
+        np.bincount(label.ravel(), plane.ravel(), minlength=count)
+        for plane in (light.warmth, light.total)
+    )
+    scrap = (size * mpp**2 < SCRAP_UM2) & (near > 0.5 * size)
+    scrap &= warmth > (usual.warmth + 0.10) * total
+    scrap[0] = False
+    return np.asarray(scrap[label])
 
 
-def _disc(radius_um, mpp):
-    px = round(radius_um / mpp)
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * px + 1, 2 * px + 1))
+def _morph(region: NDArray[np.bool_], operation: int, radius_px: int) -> NDArray[np.bool_]:
+    """Open or close a region with a disc."""
+    side = 2 * radius_px + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return np.asarray(cv2.morphologyEx(region.view(np.uint8), operation, disc).view(np.bool_))
 
 
-def _within(region, distance_um, mpp):
-    away = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3)
-    return away * mpp <= distance_um
+def _within(region: NDArray[np.bool_], distance_um: float, mpp: float) -> NDArray[np.bool_]:
+    """Grow a region by a distance."""
+    away_px = cv2.distanceTransform((~region).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3)
+    return np.asarray(away_px * mpp <= distance_um)
 
 
-def _drop_small(region, least_um2, mpp):
-    count, label, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] * mpp**2 >= least_um2
+def _connected(sure: NDArray[np.bool_], likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep the components of ``sure | likely`` that hold a sure pixel."""
+    count, label = cv2.connectedComponents((sure | likely).view(np.uint8))
+    keep = np.zeros(count, dtype=np.bool_)
+    keep[label[sure]] = True
+    return np.asarray(keep[label])
+
+
+def _keep_by_area(
+    region: NDArray[np.bool_],
+    mpp: float,
+    *,
+    least_um2: float = 0.0,
+    most_um2: float = np.inf,
+    connectivity: int = 8,
+) -> NDArray[np.bool_]:
+    """Keep the components of a region whose area lies between the limits."""
+    _, label, stats, _ = cv2.connectedComponentsWithStats(
+        region.view(np.uint8), connectivity=connectivity
+    )
+    area_um2 = stats[:, cv2.CC_STAT_AREA] * mpp**2
+    keep = (area_um2 >= least_um2) & (area_um2 <= most_um2)
     keep[0] = False
-    return keep[label]
-
-
-def _reach(sure, likely):
-    count, label = cv2.connectedComponents((sure | likely).astype(np.uint8), connectivity=8)
-    hit = np.zeros(count, bool)
-    hit[label[sure]] = True
-    return hit[label]
+    return np.asarray(keep[label])

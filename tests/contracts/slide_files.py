@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 MPP = 0.499
 TILE = 64
 APERIO = "Aperio Image Library v11.2.1 \r\n{w}x{h} [0,0 {w}x{h}] ({tile}x{tile}) {codec}|{fields}"
-_PER_CM = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
+_PER_CM: dict[str, Any] = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
 _JPEG_TABLES_TAG, _UNDEFINED_TYPE = 347, 7
 
 _JPEG: dict[str, Any] = {
@@ -47,7 +48,7 @@ def halved(pixels: RGB) -> RGB:
     """Shrink by two, as scanners do: means of 2 x 2 pixels, an odd last row or column dropped."""
     height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
     blocks = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, -1)
-    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+    return np.asarray(blocks.mean(axis=(1, 3)).round(), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ class Container:
 
 def write_pyramid(path: Path, pixels: RGB, levels: int = 3, **options: object) -> None:
     """Write a generic pyramid: a page per level, the smaller ones marked as reduced."""
-    options = {"tile": (TILE, TILE), "photometric": "rgb", "metadata": None, **_PER_CM, **options}
-    is_planar = options.get("planarconfig") == "separate"
-    with tifffile.TiffWriter(path, byteorder=options.pop("byteorder", "<")) as tif:
+    given: dict[str, Any] = {"tile": (TILE, TILE), "photometric": "rgb", **_PER_CM, **options}
+    is_planar = given.get("planarconfig") == "separate"
+    with tifffile.TiffWriter(path, byteorder=given.pop("byteorder", "<")) as tif:
         for level in range(levels):
             planes = np.moveaxis(pixels, -1, 0) if is_planar else pixels
-            tif.write(planes, subfiletype=int(level > 0), **options)
+            tif.write(planes, subfiletype=int(level > 0), metadata=None, **given)
             pixels = halved(pixels)
 
 
@@ -88,7 +89,7 @@ def write_svs(
     height, width = pixels.shape[:2]
     about = APERIO.format(w=width, h=height, tile=tile, codec="JPEG/RGB Q=70", fields=fields)
     common: dict[str, Any] = {"photometric": "rgb", "metadata": None}
-    tiled = {**common, "tile": (tile, tile), **options}
+    tiled: dict[str, Any] = {**common, "tile": (tile, tile), **options}
     thumbnail = np.ascontiguousarray(pixels[::3, ::3])
     with tifffile.TiffWriter(path) as tif:
         tif.write(pixels, description=about, **tiled)
@@ -101,9 +102,9 @@ def write_svs(
 
 def write_ome(path: Path, pixels: RGB, levels: int = 3, **options: object) -> None:
     """Write an OME-TIFF whose smaller levels are SubIFDs."""
-    options = {"tile": (TILE, TILE), "photometric": "rgb", **options}
+    given: dict[str, Any] = {"tile": (TILE, TILE), "photometric": "rgb", **options}
     metadata = {
-        "axes": "CYX" if options.get("planarconfig") == "separate" else "YXS",
+        "axes": "CYX" if given.get("planarconfig") == "separate" else "YXS",
         "PhysicalSizeX": MPP / 1000,
         "PhysicalSizeXUnit": "mm",
         "PhysicalSizeY": MPP * 1000,
@@ -113,9 +114,9 @@ def write_ome(path: Path, pixels: RGB, levels: int = 3, **options: object) -> No
         for level in range(levels):
             planes = np.moveaxis(pixels, -1, 0) if metadata["axes"] == "CYX" else pixels
             if level == 0:
-                tif.write(planes, subifds=levels - 1, metadata=metadata, **options)
+                tif.write(planes, subifds=levels - 1, metadata=metadata, **given)
             else:
-                tif.write(planes, subfiletype=1, metadata=None, **options)
+                tif.write(planes, subfiletype=1, metadata=None, **given)
             pixels = halved(pixels)
 
 
@@ -174,45 +175,45 @@ def write_jpeg_with_tables(path: Path, pixels: RGB) -> None:
     )
 
 
-def _pyramid(**options: object) -> Callable[[Path, RGB], None]:
-    return lambda path, pixels: write_pyramid(path, pixels, **options)
-
-
-def _svs(**options: object) -> Callable[[Path, RGB], None]:
-    return lambda path, pixels: write_svs(path, pixels, **options)
-
-
-def _ome(**options: object) -> Callable[[Path, RGB], None]:
-    return lambda path, pixels: write_ome(path, pixels, **options)
-
-
 JPEG_LOSS = 24
 """Largest loss of quality-92 JPEG on :func:`picture`, whose noise is hard to compress."""
 
 BOTH_READERS = (
-    Container("plain pyramid", ".tif", _pyramid()),
-    Container("single level", ".tif", _pyramid(levels=1)),
-    Container("240-px tiles", ".tif", _pyramid(tile=(240, 240), compression="lzw")),
-    Container("deflate pyramid", ".tif", _pyramid(compression="deflate", predictor=True)),
-    Container("lzw pyramid", ".tif", _pyramid(compression="lzw")),
+    Container("plain pyramid", ".tif", write_pyramid),
+    Container("single level", ".tif", partial(write_pyramid, levels=1)),
+    Container("240-px tiles", ".tif", partial(write_pyramid, tile=(240, 240), compression="lzw")),
+    Container(
+        "deflate pyramid", ".tif", partial(write_pyramid, compression="deflate", predictor=True)
+    ),
+    Container("lzw pyramid", ".tif", partial(write_pyramid, compression="lzw")),
     Container("jpeg with tables", ".tif", write_jpeg_with_tables, JPEG_LOSS),
-    Container("planar", ".tif", _pyramid(planarconfig="separate", compression="deflate")),
-    Container("svs raw", ".svs", _svs()),
-    Container("svs jpeg", ".svs", _svs(**_JPEG), JPEG_LOSS),
-    Container("svs jpeg 2000", ".svs", _svs(compression="aperio_jp2000_rgb")),
-    Container("svs 240-px tiles", ".svs", _svs(tile=240, compression="deflate")),
+    Container(
+        "planar", ".tif", partial(write_pyramid, planarconfig="separate", compression="deflate")
+    ),
+    Container("svs raw", ".svs", write_svs),
+    Container("svs jpeg", ".svs", partial(write_svs, **_JPEG), JPEG_LOSS),
+    Container("svs jpeg 2000", ".svs", partial(write_svs, compression="aperio_jp2000_rgb")),
+    Container("svs 240-px tiles", ".svs", partial(write_svs, tile=240, compression="deflate")),
 )
 """Containers that OpenSlide opens too."""
 
 TIFF_ONLY = (
-    Container("zstd pyramid", ".tif", _pyramid(compression="zstd")),
-    Container("webp", ".tif", _pyramid(compression="webp", compressionargs={"lossless": True})),
-    Container("big-endian", ".tif", _pyramid(compression="deflate", byteorder=">")),
-    Container("lzma", ".tif", _pyramid(compression="lzma")),
-    Container("ome subifds", ".ome.tif", _ome(compression="deflate")),
-    Container("ome jpeg", ".ome.tif", _ome(**_JPEG), JPEG_LOSS),
-    Container("ome planar", ".ome.tif", _ome(compression="deflate", planarconfig="separate")),
-    Container("strips", ".tif", _pyramid(tile=None, rowsperstrip=16, compression="deflate")),
-    Container("one raw strip", ".tif", _pyramid(tile=None, levels=1)),
+    Container("zstd pyramid", ".tif", partial(write_pyramid, compression="zstd")),
+    Container(
+        "webp",
+        ".tif",
+        partial(write_pyramid, compression="webp", compressionargs={"lossless": True}),
+    ),
+    Container("big-endian", ".tif", partial(write_pyramid, compression="deflate", byteorder=">")),
+    Container("lzma", ".tif", partial(write_pyramid, compression="lzma")),
+    Container("ome subifds", ".ome.tif", partial(write_ome, compression="deflate")),
+    Container("ome jpeg", ".ome.tif", partial(write_ome, **_JPEG), JPEG_LOSS),
+    Container(
+        "ome planar", ".ome.tif", partial(write_ome, compression="deflate", planarconfig="separate")
+    ),
+    Container(
+        "strips", ".tif", partial(write_pyramid, tile=None, rowsperstrip=16, compression="deflate")
+    ),
+    Container("one raw strip", ".tif", partial(write_pyramid, tile=None, levels=1)),
 )
 """Containers that OpenSlide refuses, or whose smaller levels it does not see."""

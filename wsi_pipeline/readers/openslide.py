@@ -22,6 +22,7 @@ from wsi_pipeline.readers.base import (
     composite_on_white,
 )
 from wsi_pipeline.readers.dicom import series_member
+from wsi_pipeline.readers.openslide_levels import sound_levels
 from wsi_pipeline.readers.resolution import (
     MppCandidate,
     from_objective,
@@ -48,20 +49,29 @@ class OpenSlideReader(Reader):
         The open slide; closed with the reader.
     header : SlideHeader
         What it states.
+    levels : tuple of int
+        OpenSlide's number of each level.
     """
 
     name = "openslide"
 
-    def __init__(self, path: Path, slide: openslide.AbstractSlide, header: SlideHeader) -> None:
+    def __init__(
+        self,
+        path: Path,
+        slide: openslide.AbstractSlide,
+        header: SlideHeader,
+        levels: tuple[int, ...] = (0,),
+    ) -> None:
         super().__init__(path, header)
         self._slide = slide
+        self._levels = levels
 
     def _fill(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
-        downsample = self._slide.level_downsamples[level]
+        downsample = self.level_downsamples[level]
         place = round(xy[0] * downsample), round(xy[1] * downsample)
         height, width = pixels.shape[:2]
         try:
-            image = self._slide.read_region(place, level, (width, height))
+            image = self._slide.read_region(place, self._levels[level], (width, height))
         except (openslide.OpenSlideError, OSError) as error:
             # after one error OpenSlide answers every call with it: the slide is lost, not a tile
             raise SlideReadError(
@@ -101,13 +111,15 @@ def open_slide_file(path: Path) -> OpenSlideReader:
     except openslide.OpenSlideError as error:
         raise UnsupportedSlideError(f"OpenSlide refuses it ({error})", path=path) from error
     properties = slide.properties
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+    levels = sound_levels(file) if vendor == "dicom" else tuple(range(slide.level_count))
     header = SlideHeader(
-        vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
-        level_sizes_wh=tuple((int(w), int(h)) for w, h in slide.level_dimensions),
+        vendor=vendor,
+        level_sizes_wh=tuple(slide.level_dimensions[level] for level in levels),
         objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         mpp_candidates=_mpp_candidates(properties),
     )
-    return OpenSlideReader(path, slide, header)
+    return OpenSlideReader(path, slide, header, levels)
 
 
 def _open_image(path: Path, refusal: Exception) -> OpenSlideReader:

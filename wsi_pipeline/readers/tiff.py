@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 27
 """Decoded tiles kept per slide: a row of 256-px tiles of a slide 170,000 px wide."""
 
-_MALFORMED = (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error)
+_MALFORMED = (
+    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, struct.error,
+)  # fmt: skip
 """What tifffile raises on broken structure (its own error is a ValueError)."""
 
 _UNDECODABLE = (RuntimeError, ValueError, IndexError, TypeError, struct.error)

@@ -223,11 +223,9 @@ def shard_file_name(index: int) -> str:
 def open_group(path: Path) -> zarr.Group:
     """Open a Zarr group after telling a missing, an unfinished and a foreign folder apart."""
     if not path.exists():
-        unfinished = path.with_name(f"{path.name}.partial").exists()
-        hint = (
-            "an unfinished one is there, run preprocess again" if unfinished else "check the path"
-        )
-        raise StoreNotFoundError(f"there is no patch store at {path}; {hint}")
+        unfinished = partial_path(path).exists()
+        advice = "run preprocess again to finish it" if unfinished else "check the path"
+        raise StoreNotFoundError(f"there is no finished patch store at {path}; {advice}")
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -5,9 +5,10 @@ Builds networks only; pretrained weights are loaded by :mod:`wsi_models.parts.im
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 Stages = tuple[int, int, int, int]
 """One number per stage of a residual network, finest stage first."""

@@ -18,6 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+RESNET18_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
+"""The ImageNet weights of ResNet-18 that torchvision calls IMAGENET1K_V1, 45 MiB."""
+
 FIRST_CONV = "conv1.weight"
 CLASSIFICATION_LAYER = frozenset({"fc.weight", "fc.bias"})
 

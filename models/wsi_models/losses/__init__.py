@@ -1,0 +1,1 @@
+"""What methods minimise, each a plain function of tensors."""

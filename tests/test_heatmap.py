@@ -1,0 +1,91 @@
+"""Heatmaps against a naive painter that looks at every cell and every tile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+
+from tests.stores import make_predictions
+from wsi_pipeline.heatmap import paint_heatmap
+
+if TYPE_CHECKING:
+    from wsi_pipeline.types import Heatmap, Predictions
+
+
+def painted_naively(predictions: Predictions, heatmap: Heatmap) -> NDArray[np.float64]:
+    """Give each cell the mean of the tiles that its centre lies in."""
+    rows, cols, k = heatmap.values.shape
+    values = np.full((rows, cols, k), np.nan)
+    corners = predictions.rc[:, ::-1] * predictions.pitch
+    for row in range(rows):
+        for col in range(cols):
+            centre = (np.array([col, row]) + 0.5) * heatmap.cell_px
+            covers = ((corners <= centre) & (centre < corners + predictions.extent)).all(axis=1)
+            if covers.any():
+                values[row, col] = predictions.prob[covers].astype(np.float64).mean(axis=0)
+    return values
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    share=st.floats(0, 1),
+    ratio=st.sampled_from([(1, 1), (2, 1), (3, 1), (4, 1), (4, 3), (3, 2), (1, 2), (1, 4), (7, 4)]),
+    cell=st.sampled_from([64.0, 100.5, 33.25]),
+    seed=st.integers(0, 1000),
+)
+def test_agrees_with_the_naive_painter(
+    shape: tuple[int, int], share: float, ratio: tuple[int, int], cell: float, seed: int
+) -> None:
+    tile, pitch = ratio
+    n = round(share * shape[0] * shape[1])
+    predictions = make_predictions(shape, n, extent=tile * cell, pitch=pitch * cell, seed=seed)
+    heatmap = paint_heatmap(predictions)
+    assert heatmap.cell_px == pytest.approx(cell)
+    assert heatmap.values.shape[:2] == tuple((side - 1) * pitch + tile for side in shape)
+    assert_allclose(heatmap.values, painted_naively(predictions, heatmap), atol=1e-6)
+
+
+def test_tiles_side_by_side_give_one_cell_each() -> None:
+    predictions = make_predictions((4, 5), 13)
+    heatmap = paint_heatmap(predictions)
+    assert heatmap.values.shape == (4, 5, 3)
+    rows, cols = predictions.rc.T
+    assert_array_equal(heatmap.values[rows, cols], predictions.prob)
+    assert np.isnan(heatmap.values).all(axis=-1).sum() == 20 - 13
+    assert heatmap.class_names == predictions.class_names
+    assert heatmap.class_colors == predictions.class_colors
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (3, 0), (0, 0)])
+def test_without_tiles_nothing_is_painted(shape: tuple[int, int]) -> None:
+    heatmap = paint_heatmap(make_predictions(shape, 0))
+    assert heatmap.values.shape == (*shape, 3)
+    assert np.isnan(heatmap.values).all()
+
+
+def test_painted_cells_are_probabilities() -> None:
+    values = paint_heatmap(make_predictions((9, 9), 50, extent=24.0)).values
+    painted = values[~np.isnan(values[..., 0])]
+    assert_allclose(painted.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_odd_strides_do_not_make_millions_of_cells() -> None:
+    heatmap = paint_heatmap(make_predictions((10, 10), extent=256.0, pitch=255.0))
+    assert heatmap.values.shape == (10, 10, 3)
+    assert heatmap.cell_px == 255.0
+
+
+def test_a_level_downsample_does_not_shift_cells() -> None:
+    downsample = 4.000_317
+    heatmap = paint_heatmap(
+        make_predictions((5, 5), extent=256 * downsample, pitch=128 * downsample)
+    )
+    assert heatmap.cell_px == 128 * downsample
+    assert heatmap.values.shape == (6, 6, 3)

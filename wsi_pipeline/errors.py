@@ -8,12 +8,14 @@ WsiPipelineError
  │   └─ AnisotropicMppError           x and y resolutions differ too much
  ├─ StainEstimationError           no stain matrix may be derived from these pixels
  ├─ AnnotationError                an annotation file is malformed
+ ├─ IngestError                    labelled images cannot be made a patch store
  ├─ StoreError
  │   ├─ StoreNotFoundError (FileNotFoundError)
  │   ├─ StoreExistsError (FileExistsError)
  │   └─ StoreSchemaError           not a patch store, or of a schema this version cannot read
  ├─ PredictionsError               a file of predictions cannot be read
  ├─ ModelMismatchError             the model was trained for another mpp, patch size or stains
+ ├─ ModelOutputError               the model gave values that are no numbers
  └─ ConfigError                    a configuration value is unknown or out of range
 
 Catch ``WsiPipelineError`` to survive anything that the input, not the program, did wrong.
@@ -80,6 +82,10 @@ class AnnotationError(WsiPipelineError, ValueError):
         self.path = path
 
 
+class IngestError(WsiPipelineError, ValueError):
+    """Labelled images cannot be made a patch store."""
+
+
 class StoreError(WsiPipelineError):
     """A patch store cannot be created, read or written."""
 
@@ -102,6 +108,10 @@ class PredictionsError(WsiPipelineError, ValueError):
 
 class ModelMismatchError(WsiPipelineError, ValueError):
     """The model was trained for other patches than the store holds."""
+
+
+class ModelOutputError(WsiPipelineError, ArithmeticError):
+    """The model gave values that are no numbers."""
 
 
 class ConfigError(WsiPipelineError, ValueError):

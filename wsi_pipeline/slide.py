@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 STRIP_BYTES = 1 << 25
 """Source pixels held at a time while a whole level is shrunk."""
 
+OVERSAMPLING = 4
+"""How much finer the level is that an overview is averaged from.
+
+Writers of pyramids shrink by filters of their own, some by skipping pixels; this far above the
+stored level little is left of that, and containers of one scan give one mask."""
+
 _BLOCK_BYTES = 1 << 16
 _BLOCKS = 16
 
@@ -228,7 +234,7 @@ class Slide:
         downsample : tuple of float
             Level-0 px per px of ``rgb``, in x and y.
         """
-        level = level_for_mpp(self.info, mpp)
+        level = level_for_mpp(self.info, mpp / OVERSAMPLING)
         width, height = self.info.level_sizes_wh[level]
         # counted from level 0, so that containers with other levels give the same size
         out_width, out_height = (

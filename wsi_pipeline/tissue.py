@@ -30,6 +30,12 @@ Otsu's threshold splits whatever it is given: on a field of nothing but glass it
 noise, on one of nothing but tissue it would cut hematoxylin from eosin. Clean glass stays below
 the first value; stained tissue of pale slides exceeds the second."""
 
+MAX_PIXELS = 8_000_000
+"""Larger overviews are judged at fewer pixels; outlines are then true to the coarser pixel.
+
+Bounds time and memory: at 8 um/px this holds a section of 22 x 22 mm, and one of 40 x 40 mm is
+judged at 14 um/px."""
+
 ARTEFACT_MPP = 16.0
 """Resolution that ink, borders and edges are looked for at, um/px; strokes are far wider."""
 
@@ -96,8 +102,13 @@ class _Usual:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ink:
-    """Pixels of one kind of ink: beyond doubt, likely if connected to those, possible nearby."""
+    """Pixels of one kind of ink.
 
+    A solid spot of ``proof`` shows that the slide bears the ink; then ``sure`` pixels belong to
+    it, ``likely`` ones where they connect to those, and ``possible`` ones close by.
+    """
+
+    proof: NDArray[np.bool_]
     sure: NDArray[np.bool_]
     likely: NDArray[np.bool_]
     possible: NDArray[np.bool_]
@@ -142,9 +153,11 @@ def detect_tissue(
     *Neutral* dark marks are black borders where they line the picture's border, glass edges where
     they are long and thin, and black pen otherwise.
     """
-    areas = _find_artefacts(rgb, mpp, config)
-    areas[_find_tissue(_soften(rgb, mpp), areas == Area.GLASS, mpp, config)] = Area.TISSUE
-    return TissueMask(areas=areas, downsample=downsample)
+    shrink = max(1.0, (rgb[..., 0].size / MAX_PIXELS) ** 0.5)
+    small = _shrink(rgb, shrink)
+    areas = _find_artefacts(small, mpp * shrink, config)
+    areas[_find_tissue(small, areas == Area.GLASS, mpp * shrink, config)] = Area.TISSUE
+    return TissueMask(areas=_enlarge(areas, rgb), downsample=downsample)
 
 
 def require_brightfield(rgb: NDArray[np.uint8], slide_id: str) -> None:
@@ -198,7 +211,7 @@ def _find_tissue(
     rgb: NDArray[np.uint8], free: NDArray[np.bool_], mpp: float, config: TissueConfig
 ) -> NDArray[np.bool_]:
     """Find stained pixels among the ``free`` ones."""
-    red, green, blue = cv2.split(rgb)
+    red, green, blue = cv2.split(_soften(rgb, mpp))
     strongest = np.maximum(cv2.max(cv2.max(red, green), blue), 5)
     weakest = np.maximum(cv2.min(cv2.min(red, green), blue), 5)
     limit = _stain_limit(strongest, weakest, free)
@@ -219,21 +232,18 @@ def _stain_limit(
 ) -> float:
     """Choose the spread of density that parts glass from stain, from a sample of the pixels."""
     lowest, highest = STAINED_RANGE
-    step = max(1, int((free.size / 250_000) ** 0.5))
-    sample = np.s_[::step, ::step]
+    sample = _sample(free.size)
     spread = (_DENSITY[weakest[sample]] - _DENSITY[strongest[sample]])[free[sample]]
     if not spread.size or spread.min() == spread.max():
         return lowest
     # Beyond 0.5 all is stain; dark outliers would stretch the bins.
-    return float(np.clip(threshold_otsu(spread.clip(0, 0.5)), lowest, highest))
+    return float(np.clip(threshold_otsu(spread.clip(0, 0.5)), lowest, highest))  # type: ignore[no-untyped-call]
 
 
 def _find_artefacts(rgb: NDArray[np.uint8], mpp: float, config: TissueConfig) -> NDArray[np.uint8]:
     """Find the areas that are not tissue whatever their colour; all else is ``GLASS``."""
-    height, width = rgb.shape[:2]
     shrink = max(1.0, ARTEFACT_MPP / mpp)
-    size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
-    light = _absorption(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA))
+    light = _absorption(_shrink(rgb, shrink))
     mpp *= shrink
     usual = _usual(light)
     areas = np.full(light.total.shape, Area.GLASS, dtype=np.uint8)
@@ -246,7 +256,20 @@ def _find_artefacts(rgb: NDArray[np.uint8], mpp: float, config: TissueConfig) ->
     if config.reject_pen and ink.any():
         areas[_complete(ink, light, mpp)] = Area.PEN
         areas[_scraps(areas, light, usual, mpp)] = Area.PEN
-    return np.asarray(cv2.resize(areas, (width, height), interpolation=cv2.INTER_NEAREST))
+    return _enlarge(areas, rgb)
+
+
+def _shrink(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Average pixels so that each side shrinks by ``factor``."""
+    height, width = rgb.shape[:2]
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _enlarge(areas: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat the areas to cover every pixel of ``rgb``."""
+    size = (rgb.shape[1], rgb.shape[0])
+    return np.asarray(cv2.resize(areas, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
 
 
 def _soften(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
@@ -270,27 +293,33 @@ def _absorption(rgb: NDArray[np.uint8]) -> _Absorption:
 
 def _usual(light: _Absorption) -> _Usual:
     """Take the medians of plainly stained pixels; ink must not move what ink is measured by."""
-    plain = (
-        (light.spread > 0.05) & (light.redness > 0) & (light.redness < 0.35) & (light.total < 1.6)
+    sample = _sample(light.total.size)
+    total, spread, redness, warmth = (
+        plane[sample] for plane in (light.total, light.spread, light.redness, light.warmth)
     )
+    plain = (spread > 0.05) & (redness > 0) & (redness < 0.35) & (total < 1.6)
     if not plain.any():
         return _Usual(total=0.6, redness=0.15, warmth=-0.1)
-    total = light.total[plain]
     return _Usual(
-        total=min(float(np.median(total)), 0.95),
-        redness=min(float(np.median(light.redness[plain])), 0.25),
-        warmth=float(np.median(light.warmth[plain] / total)),
+        total=min(float(np.median(total[plain])), 0.95),
+        redness=min(float(np.median(redness[plain])), 0.25),
+        warmth=float(np.median(warmth[plain] / total[plain])),
     )
+
+
+def _sample(size: int) -> tuple[slice, slice]:
+    """Choose rows and columns that hold about 250,000 of ``size`` pixels: enough for statistics."""
+    step = slice(None, None, max(1, int((size / 250_000) ** 0.5)))
+    return step, step
 
 
 def _find_ink(light: _Absorption, usual: _Usual, mpp: float) -> NDArray[np.bool_]:
     """Find coloured and dark violet ink, without its rim."""
     found = np.zeros(light.total.shape, dtype=np.bool_)
     for ink in _inks(light, usual):
-        solid = _morph(ink.sure, cv2.MORPH_OPEN, max(1, int(STROKE_UM / 2 / mpp)))
+        solid = _morph(ink.proof, cv2.MORPH_OPEN, max(1, int(STROKE_UM / 2 / mpp)))
         if not solid.any():
             continue
-        # One solid stroke proves the pen; thinner marks of its colour count as well then.
         marks = _keep_by_area(ink.sure, mpp, least_um2=SPECK_UM2)
         stroke = _connected(marks, ink.likely)
         found |= stroke | (ink.possible & _within(stroke, NEAR_INK_UM, mpp))
@@ -300,23 +329,27 @@ def _find_ink(light: _Absorption, usual: _Usual, mpp: float) -> NDArray[np.bool_
 def _inks(light: _Absorption, usual: _Usual) -> Iterator[_Ink]:
     """Yield green and blue, red, and dark ink; limits stand where no tissue at hand reached."""
     total, redness, warmth = light.total, light.redness, light.warmth
+    cool = redness < np.minimum(-0.12, -0.10 * total)
     yield _Ink(
-        sure=(redness < -0.12) & (redness < -0.10 * total),
-        likely=(redness < -0.04) & (redness < -0.04 * total),
+        proof=cool,
+        sure=cool,
+        likely=redness < np.minimum(-0.04, -0.04 * total),
         possible=redness < -0.015,
     )
-    beyond_eosin = redness > max(0.35, 2.0 * usual.redness)
+    pure = (warmth > 0.05 * total) & (light.brownness < 0.07 * total)
     yield _Ink(
-        sure=beyond_eosin & (warmth > 0.05 * total) & (light.brownness < 0.07 * total),
+        proof=pure & (redness > max(0.42, 2.2 * usual.redness)),
+        sure=pure & (redness > max(0.35, 2.0 * usual.redness)),
         likely=(redness > max(0.18, 1.7 * usual.redness)) & (warmth > -0.10 * total)
         | (redness > 0.10) & (warmth > 0.10 * total),
         possible=(redness > 0.04) & (warmth > (usual.warmth + 0.20) * total),
     )
-    dark = total > max(1.0, 1.6 * usual.total)
+    violet = light.spread > 0.12 * total
     yield _Ink(
-        sure=(total > 2.1) & (light.spread > 0.12 * total),
-        likely=dark,
-        possible=np.zeros_like(dark),
+        proof=violet & (total > 2.4),
+        sure=violet & (total > 2.1),
+        likely=total > max(1.0, 1.6 * usual.total),
+        possible=np.zeros_like(violet),
     )
 
 
@@ -363,7 +396,7 @@ def _scraps(
         for plane in (light.warmth, light.total)
     )
     scrap = (size * mpp**2 < SCRAP_UM2) & (near > 0.5 * size)
-    scrap &= warmth > (usual.warmth + 0.10) * total
+    scrap &= warmth > (usual.warmth + 0.17) * total
     scrap[0] = False
     return np.asarray(scrap[label])
 

@@ -6,6 +6,8 @@ draws what an uninterrupted one would have drawn. Pixels are fetched elsewhere.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,26 @@ Indices = NDArray[np.int64]
 
 BUFFER_BLOCKS = 32
 """Blocks that are shuffled together where patches are read from disk block by block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """What all samplers of a run share.
+
+    Attributes
+    ----------
+    seed : int
+        Another order per seed.
+    block : ndarray of shape (N,), int, or None
+        Which patches are read from disk together; None where all are in memory.
+    rank, ranks : int
+        This process and the number of processes; each draws its own share.
+    """
+
+    seed: int
+    block: Indices | None = None
+    rank: int = 0
+    ranks: int = 1
 
 
 class BalancedBatches:
@@ -28,12 +50,8 @@ class BalancedBatches:
         The labelled patches to draw from.
     batch : int
         Patches in a batch; a multiple of the number of classes.
-    seed : int
-        Another order per seed.
-    block : ndarray of shape (N,), int, or None
-        Which patches are read from disk together; None where all are in memory.
-    rank, ranks : int
-        This process and the number of processes; each draws its own share.
+    drawing : Drawing
+        Seed, blocks and share of this process.
 
     Raises
     ------
@@ -46,17 +64,7 @@ class BalancedBatches:
     a rare class is seen as often as a frequent one, each of its patches equally often.
     """
 
-    def __init__(
-        self,
-        label: Indices,
-        indices: Indices,
-        batch: int,
-        *,
-        seed: int,
-        block: Indices | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
+    def __init__(self, label: Indices, indices: Indices, batch: int, drawing: Drawing) -> None:
         classes = np.unique(label[indices])
         if len(classes) == 0:
             raise TrainingError("no training patch has a label; check the split and the label map")
@@ -67,8 +75,7 @@ class BalancedBatches:
             )
         self.batch = batch
         self._by_class = [indices[label[indices] == value] for value in classes]
-        self._seed, self._block = seed, block
-        self._rank, self._ranks = rank, ranks
+        self._drawing = drawing
 
     def epoch(self, epoch: int, iterations: int) -> Indices:
         """Draw the batches of one epoch.
@@ -85,13 +92,13 @@ class BalancedBatches:
         ndarray of shape (iterations, batch), int64
             Indices of patches, class by class within a batch.
         """
-        rng = np.random.default_rng([self._seed, epoch])
+        rng = np.random.default_rng([self._drawing.seed, epoch])
         per_class = self.batch // len(self._by_class)
         columns = []
         for members in self._by_class:
-            order = _shuffle(members, self._block, rng)
-            drawn = np.resize(order, (iterations, self._ranks, per_class))
-            columns.append(drawn[:, self._rank])
+            order = _shuffle(members, self._drawing.block, rng)
+            drawn = np.resize(order, (iterations, self._drawing.ranks, per_class))
+            columns.append(drawn[:, self._drawing.rank])
         return np.concatenate(columns, axis=1)
 
 
@@ -104,8 +111,8 @@ class PermutedBatches:
         The patches to draw from.
     batch : int
         Patches in a batch.
-    seed, block, rank, ranks
-        As in :class:`BalancedBatches`.
+    drawing : Drawing
+        Seed, blocks and share of this process.
 
     Raises
     ------
@@ -117,39 +124,29 @@ class PermutedBatches:
     The permutations follow one another without a gap, across batches and epochs.
     """
 
-    def __init__(
-        self,
-        indices: Indices,
-        batch: int,
-        *,
-        seed: int,
-        block: Indices | None = None,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
+    def __init__(self, indices: Indices, batch: int, drawing: Drawing) -> None:
         if len(indices) == 0:
             raise TrainingError(
                 "the method learns from unlabelled patches and there are none; keep fewer labels "
                 "(labels_per_class), or add stores without labels"
             )
         self.batch = batch
-        self._indices, self._seed, self._block = indices, seed, block
-        self._rank, self._ranks = rank, ranks
+        self._indices, self._drawing = indices, drawing
 
     def epoch(self, epoch: int, iterations: int) -> Indices:
         """Draw the batches of one epoch, as :meth:`BalancedBatches.epoch` does."""
-        length = iterations * self._ranks * self.batch
+        length = iterations * self._drawing.ranks * self.batch
         start = (epoch - 1) * length
         first, last = start // len(self._indices), (start + length - 1) // len(self._indices)
         stream = np.concatenate([self._permutation(turn) for turn in range(first, last + 1)])
         offset = start - first * len(self._indices)
         drawn = stream[offset : offset + length]
-        return drawn.reshape(iterations, self._ranks, self.batch)[:, self._rank]
+        return drawn.reshape(iterations, self._drawing.ranks, self.batch)[:, self._drawing.rank]
 
     def _permutation(self, turn: int) -> Indices:
         # a third number tells these draws from those of the labelled patches
         return _shuffle(
-            self._indices, self._block, np.random.default_rng([self._seed, turn, 1])
+            self._indices, self._drawing.block, np.random.default_rng([self._drawing.seed, turn, 1])
         )
 
 

@@ -7,7 +7,6 @@ tissue; which groups belong together is decided by whoever names them.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wsi_models.atomic import replace_atomically
 from wsi_models.errors import TrainingError
 
-logger = logging.getLogger(__name__)
-
 Indices = NDArray[np.int64]
 PARTS = ("train", "validation", "test")
+UNKNOWN = -1
+LEFT_OUT = -1
 
 
 class SplitConfig(BaseModel):
@@ -34,7 +33,9 @@ class SplitConfig(BaseModel):
     validation: float = Field(0.2, ge=0, lt=1, description="Share of the patches that select.")
     test: float = Field(0.2, ge=0, lt=1, description="Share of the patches that test.")
     labels_per_class: int | None = Field(
-        None, ge=1, description="Training labels kept per class; the other patches count as unlabelled."
+        None,
+        ge=1,
+        description="Training labels kept per class; the other patches count as unlabelled.",
     )
     seed: int | None = Field(
         None, ge=0, description="Another division per seed; the seed of the training if not given."
@@ -81,13 +82,11 @@ class Split:
     groups: dict[str, tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        names = [name for part in PARTS for name in self.groups[part]]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise TrainingError(
-                f"groups in more than one part: {', '.join(repeated[:5])}; a patient must train, "
-                "select or test"
-            )
+        names, counts = np.unique(
+            np.array([name for part in PARTS for name in self.groups[part]], dtype=str),
+            return_counts=True,
+        )
+        _refuse_shared(names[counts > 1])
         every = np.concatenate([self.labelled, self.unlabelled, self.validation, self.test])
         if len(np.unique(every)) != len(every):
             raise TrainingError("a patch is in more than one part of the split")
@@ -139,20 +138,16 @@ def split_by_group(
     Each group counts for its most frequent class. The groups of a class are shuffled and given,
     one after the other, to the part that lacks most of its share.
     """
-    rng = np.random.default_rng(seed if config.seed is None else config.seed)
     shares = (1 - config.validation - config.test, config.validation, config.test)
     if shares[0] <= 0:
         raise TrainingError(
             f"validation {config.validation} and test {config.test} leave nothing to train on; "
             "lower them"
         )
-    names, codes = np.unique(np.asarray(group, dtype=str), return_inverse=True)
-    part = _assign(np.asarray(label), codes, len(names), shares, rng)
-    groups = {
-        name: tuple(str(value) for value in names[part == index])
-        for index, name in enumerate(PARTS)
-    }
-    return _divide(label, codes, part[codes], groups, config.labels_per_class, rng)
+    rng = _generator(config, seed)
+    patches = _Patches.of(label, group)
+    part = _assign(patches, shares, rng)
+    return _split(patches, part, _keep_labels(patches, part, config.labels_per_class, rng))
 
 
 def load_split(
@@ -185,89 +180,118 @@ def load_split(
             f"{path} is not a split ({error}); it needs groups.train, groups.validation and "
             "groups.test"
         ) from error
-    groups = {part: tuple(sorted(getattr(values.groups, part))) for part in PARTS}
-    names = np.asarray(group, dtype=str)
-    unknown = sorted(set().union(*groups.values()) - set(names.tolist()))
-    if unknown:
-        raise TrainingError(
-            f"{path} names groups that the data lacks: {', '.join(unknown[:5])}; it was made for "
-            "other stores"
-        )
-    part = np.full(len(names), -1)
+    patches = _Patches.of(label, group)
+    part = np.full(len(patches.names), LEFT_OUT)
     for index, name in enumerate(PARTS):
-        part[np.isin(names, np.array(groups[name], dtype=str))] = index
+        wanted = getattr(values.groups, name)
+        unknown = sorted(set(wanted) - set(patches.names.tolist()))
+        if unknown:
+            raise TrainingError(
+                f"{path} names groups that the data lacks: {', '.join(unknown[:5])}; it was made "
+                "for other stores"
+            )
+        taken = np.isin(patches.names, np.array(wanted, dtype=str))
+        _refuse_shared(patches.names[taken & (part != LEFT_OUT)])
+        part[taken] = index
     if values.labelled is None:
-        rng = np.random.default_rng(seed if config.seed is None else config.seed)
-        return _with_labels(label, names, part, groups, config.labels_per_class, rng)
-    labelled = np.array(values.labelled, dtype=np.int64)
-    if len(labelled) and (labelled.max() >= len(label) or (part[labelled] != 0).any()):
+        kept = _keep_labels(patches, part, config.labels_per_class, _generator(config, seed))
+        return _split(patches, part, kept)
+    kept = np.array(values.labelled, dtype=np.int64)
+    if not np.isin(kept, _known(patches, part, "train")).all():
         raise TrainingError(f"{path} labels patches outside its training groups; make it anew")
-    return _collect(label, part, groups, labelled)
+    return _split(patches, part, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Patches:
+    """Label (N,) and group of each patch; ``names[codes]`` are the groups."""
+
+    label: Indices
+    names: NDArray[np.str_]
+    codes: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, label: Indices, group: Sequence[str]) -> _Patches:
+        names, codes = np.unique(np.asarray(group, dtype=str), return_inverse=True)
+        return cls(np.asarray(label, dtype=np.int64), names, codes)
+
+
+def _generator(config: SplitConfig, seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed if config.seed is None else config.seed)
 
 
 def _assign(
-    label: Indices,
-    codes: NDArray[np.intp],
-    group_count: int,
-    shares: tuple[float, float, float],
-    rng: np.random.Generator,
-) -> NDArray[np.int64]:
-    """Give every group its part, class by class; shape (group_count,)."""
-    class_count = int(label.max(initial=-1)) + 1
-    counts = np.zeros((group_count, max(1, class_count)), dtype=np.int64)
+    patches: _Patches, shares: tuple[float, float, float], rng: np.random.Generator
+) -> Indices:
+    """Give every group its part, class by class; shape of ``patches.names``."""
+    label, codes = patches.label, patches.codes
+    class_count = int(label.max(initial=0)) + 1
+    counts = np.zeros((len(patches.names), class_count), dtype=np.int64)
     np.add.at(counts, (codes[label >= 0], label[label >= 0]), 1)
     sizes = counts.sum(axis=1)
-    home = np.where(sizes > 0, counts.argmax(axis=1), -1)
-    part = np.zeros(group_count, dtype=np.int64)
-    open_parts = [index for index, share in enumerate(shares) if share > 0]
+    home = np.where(sizes > 0, counts.argmax(axis=1), UNKNOWN)
+    part = np.zeros(len(sizes), dtype=np.int64)
+    wanted = [(index, share) for index, share in enumerate(shares) if share > 0]
     for value in range(class_count):
-        filled = np.zeros(len(PARTS))
+        filled = dict.fromkeys(range(len(PARTS)), 0)
         for member in rng.permutation(np.flatnonzero(home == value)):
-            target = min(open_parts, key=lambda index: filled[index] / shares[index])
-            part[member] = target
-            filled[target] += sizes[member]
+            part[member] = min(wanted, key=lambda item: filled[item[0]] / item[1])[0]
+            filled[int(part[member])] += int(sizes[member])
     return part
 
 
+def _known(patches: _Patches, part: Indices, name: str) -> Indices:
+    """Return the patches of a part whose label is known."""
+    chosen = (part[patches.codes] == PARTS.index(name)) & (patches.label >= 0)
+    return np.flatnonzero(chosen).astype(np.int64)
+
+
 def _keep_labels(
-    label: Indices,
-    codes: NDArray[np.intp],
-    members: NDArray[np.intp],
-    count: int,
-    rng: np.random.Generator,
+    patches: _Patches, part: Indices, count: int | None, rng: np.random.Generator
 ) -> Indices:
-    """Choose ``count`` patches per class among ``members``, from as many groups as possible."""
-    kept = []
-    for value in np.unique(label[members]):
-        candidates = rng.permutation(members[label[members] == value])
+    """Choose the training patches that keep their label, from as many groups as possible."""
+    known = _known(patches, part, "train")
+    if count is None:
+        return known
+    kept = [np.empty(0, dtype=np.int64)]
+    for value in np.unique(patches.label[known]):
+        candidates = rng.permutation(known[patches.label[known] == value])
         if len(candidates) < count:
             raise TrainingError(
                 f"class {value} has {len(candidates)} training labels, {count} are asked for; "
                 "lower labels_per_class or the shares of validation and test"
             )
-        kept.append(candidates[np.argsort(_turn(codes[candidates]), kind="stable")[:count]])
-    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *kept]))
+        turn = _occurrence(patches.codes[candidates])
+        kept.append(candidates[np.argsort(turn, kind="stable")[:count]])
+    return np.sort(np.concatenate(kept))
 
 
-def _turn(codes: NDArray[np.intp]) -> NDArray[np.int64]:
+def _occurrence(codes: NDArray[np.intp]) -> Indices:
     """Count how often each value came before: 0 for the first patch of every group."""
     seen: dict[int, int] = {}
     turns = np.empty(len(codes), dtype=np.int64)
     for position, code in enumerate(codes.tolist()):
         turns[position] = seen.get(code, 0)
-        seen[code] = turns[position] + 1
+        seen[code] = int(turns[position]) + 1
     return turns
 
 
-def _collect(
-    label: Indices, part: Indices, groups: dict[str, tuple[str, ...]], labelled: Indices
-) -> Split:
-    train = np.flatnonzero(part == PARTS.index("train"))
-    known = label >= 0
+def _split(patches: _Patches, part: Indices, labelled: Indices) -> Split:
+    train = np.flatnonzero(part[patches.codes] == PARTS.index("train"))
     return Split(
-        labelled=labelled.astype(np.int64),
+        labelled=labelled,
         unlabelled=np.setdiff1d(train, labelled).astype(np.int64),
-        validation=np.flatnonzero((part == PARTS.index("validation")) & known).astype(np.int64),
-        test=np.flatnonzero((part == PARTS.index("test")) & known).astype(np.int64),
-        groups=groups,
+        validation=_known(patches, part, "validation"),
+        test=_known(patches, part, "test"),
+        groups={
+            name: tuple(patches.names[part == index].tolist()) for index, name in enumerate(PARTS)
+        },
     )
+
+
+def _refuse_shared(names: NDArray[np.str_]) -> None:
+    if len(names):
+        raise TrainingError(
+            f"groups in more than one part: {', '.join(names[:5])}; a patient must train, select "
+            "or test"
+        )

@@ -21,6 +21,7 @@ array               shape                 dtype    content
 ``thumbnail``       (h, w, 3)             uint8    RGB
 ``label``           (N,)                  int16    optional; index into ``label_names``, -1 unknown
 ``group``           (N,)                  int32    optional; index into ``group_names``
+``stain_index``     (N,)                  int32    optional; index into ``stains``
 ==================  ====================  =======  ==============================================
 
 ``he`` and ``rgb`` lie in shards, one file each, of compressed chunks; every chunk and every shard
@@ -39,6 +40,7 @@ index carries a CRC-32C. Attributes of the group:
 ``versions``             packages that wrote the store
 ``label_names``          classes, where ``label`` is stored
 ``group_names``          patients or prototypes, where ``group`` is stored
+``stains``               as ``stain``, per slide, where patches of several slides were ingested
 =====================  ==========================================================================
 """
 

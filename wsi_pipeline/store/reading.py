@@ -23,6 +23,7 @@ from wsi_pipeline.store.schema import (
     parse_he_values,
     parse_slide,
     parse_stain,
+    parse_stains,
     shard_file_name,
 )
 from wsi_pipeline.types import SlideInfo, StainEstimate, TileGrid, TissueMask
@@ -218,6 +219,14 @@ class PatchStore:
             return (self.slide.slide_id,) * len(self)
         names = self.attributes["group_names"]
         return tuple(names[code] for code in self._small("group"))
+
+    @cached_property
+    def patch_stains(self) -> tuple[StainEstimate, ...]:
+        """Stain matrix of each patch; that of the slide unless several are stored."""
+        if "stain_index" not in self._group:
+            return (self.stain,) * len(self)
+        stains = parse_stains(self.attributes)
+        return tuple(stains[index] for index in self._small("stain_index"))
 
     @property
     def stain_convention(self) -> str:

@@ -79,6 +79,10 @@ class StoreHeader:
         Classes.
     group : tuple of str or None
         Patient or prototype of each patch, for splits.
+    stains : tuple of StainEstimate
+        Matrices of the slides that the patches are from, where they are from several.
+    stain_index : ndarray of shape (N,), int32, or None
+        Index into ``stains`` per patch; None where ``stain`` holds for all.
     versions : dict of str to str
         Packages that write the store.
     """
@@ -93,6 +97,8 @@ class StoreHeader:
     label: NDArray[np.int16] | None = None
     label_names: tuple[str, ...] = ()
     group: tuple[str, ...] | None = None
+    stains: tuple[StainEstimate, ...] = ()
+    stain_index: NDArray[np.int32] | None = None
     versions: dict[str, str] = field(default_factory=package_versions)
 
     def __post_init__(self) -> None:
@@ -105,6 +111,10 @@ class StoreHeader:
             raise ValueError(f"label must lie in [-1, {len(self.label_names)})")
         if self.group is not None and len(self.group) != n:
             raise ValueError(f"{len(self.group)} groups do not match {n} patches")
+        if (self.stain_index is None) != (not self.stains):
+            raise ValueError("stains and stain_index are given together or not at all")
+        if self.stain_index is not None and self.stain_index.shape != (n,):
+            raise ValueError(f"stain_index {self.stain_index.shape} does not match {n} patches")
 
     @property
     def config_hash(self) -> str:
@@ -143,6 +153,7 @@ class StoreHeader:
             "versions": self.versions,
             "label_names": self.label_names,
             "group_names": self.group_names,
+            "stains": [_stain_to_dict(stain) for stain in self.stains],
         }
         plain: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
         return plain
@@ -162,6 +173,8 @@ class StoreHeader:
         if self.group is not None:
             codes = {name: code for code, name in enumerate(self.group_names)}
             arrays["group"] = np.array([codes[name] for name in self.group], dtype=np.int32)
+        if self.stain_index is not None:
+            arrays["stain_index"] = self.stain_index
         return arrays
 
 
@@ -207,7 +220,8 @@ def _create_patches(
 
 def _compressors(itemsize: int) -> tuple[BloscCodec, Crc32cCodec]:
     """Chosen by ``benchmarks/store.py``; the checksum comes last, so damage is found first."""
-    return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", typesize=itemsize), Crc32cCodec()
+    blosc = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=itemsize)
+    return blosc, Crc32cCodec()
 
 
 def partial_path(path: Path) -> Path:
@@ -253,7 +267,15 @@ def parse_slide(attributes: dict[str, Any]) -> SlideInfo:
 
 def parse_stain(attributes: dict[str, Any]) -> StainEstimate:
     """Rebuild the stain estimate from the attributes of a group."""
-    values = attributes["stain"]
+    return _stain_from_dict(attributes["stain"])
+
+
+def parse_stains(attributes: dict[str, Any]) -> tuple[StainEstimate, ...]:
+    """Rebuild the estimates of several slides; empty where one matrix holds for all patches."""
+    return tuple(_stain_from_dict(values) for values in attributes["stains"])
+
+
+def _stain_from_dict(values: dict[str, Any]) -> StainEstimate:
     h_deg, e_deg = values["theta_deg"]
     return StainEstimate(
         matrix=StainMatrix.from_dict(values),

@@ -146,7 +146,7 @@ class Method(nn.Module, ABC):
     def optimizer(self) -> Optimizer:
         """Build the optimizer of the trained parameters."""
 
-    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:  # noqa: ARG002
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
         """Build the schedule of the learning rate, stepped once per epoch.
 
         A :class:`~torch.optim.lr_scheduler.ReduceLROnPlateau` is stepped with the cross-entropy
@@ -154,10 +154,10 @@ class Method(nn.Module, ABC):
         """
         return None
 
-    def after_step(self) -> None:  # noqa: B027 - not every method has something to do
+    def after_step(self) -> None:
         """Do what follows each step of the optimizer, such as averaging weights."""
 
-    def after_epoch(self, epoch: int) -> None:  # noqa: B027 - not every method has something to do
+    def after_epoch(self, epoch: int) -> None:
         """Do what follows each epoch, counted from 1."""
 
     @abstractmethod

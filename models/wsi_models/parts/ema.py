@@ -1,0 +1,76 @@
+"""A network in training -> the running average of its weights, which is what gets evaluated.
+
+What becomes of its buffers is said, not implied; the optimizer is not this module's business.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+BufferPolicy = Literal["average", "copy"]
+"""What the average does with running statistics: average them too, or take the latest."""
+
+
+class Ema(nn.Module):
+    """The exponential moving average of a network.
+
+    Parameters
+    ----------
+    network : Module
+        The network that is trained; copied, not kept.
+    decay : float
+        Share of the average that an update keeps, from 0 to 1.
+    buffers : {"average", "copy"}
+        CLASS-M averages the running statistics of batch normalisation, TEAR copies them.
+        Buffers of whole numbers, such as counts of batches, are copied either way.
+
+    Notes
+    -----
+    The average starts as the network itself and follows from the first update on.
+    """
+
+    def __init__(
+        self, network: nn.Module, decay: float, *, buffers: BufferPolicy = "average"
+    ) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and less than 1, got {decay}")
+        self._average = AveragedModel(
+            network,
+            multi_avg_fn=get_ema_multi_avg_fn(decay),
+            use_buffers=buffers == "average",
+        )
+        # without this the first update would copy the network instead of averaging it
+        self._average.n_averaged.fill_(1)
+        self._average.requires_grad_(requires_grad=False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The average, a network of the same kind, in evaluation mode."""
+        network: nn.Module = self._average.module
+        return network.eval()
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network by one step."""
+        self._average.update_parameters(network)
+
+    @torch.no_grad()
+    def restart(self, network: nn.Module) -> None:
+        """Make the average a copy of the network."""
+        self._average.module.load_state_dict(network.state_dict())
+
+
+@torch.no_grad()
+def decay_weights(network: nn.Module, share: float) -> None:
+    """Shrink all parameters of a network by a share of themselves; buffers stay as they are.
+
+    The CLASS-M release shrinks the running statistics of batch normalisation as well, which is a
+    side effect of going through all its state and distorts what they estimate.
+    """
+    parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
+    torch._foreach_mul_(parameters, 1 - share)

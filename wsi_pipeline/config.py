@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
+from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -42,6 +44,43 @@ class Precision(StrEnum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+
+
+class LabelMode(StrEnum):
+    """How tiles get the class of an annotated area."""
+
+    CENTRE = "centre"
+    MAJORITY = "majority"
+    CONTAINMENT = "containment"
+
+
+class LabelTiles(StrEnum):
+    """Which tiles are kept where a slide is annotated."""
+
+    LABELLED = "labelled"
+    OUTSIDE = "outside"
+    ALL = "all"
+
+
+class SmallPolygons(StrEnum):
+    """What is done about areas of a few tiles."""
+
+    ADAPTIVE = "adaptive"
+    STRICT = "strict"
+
+
+class Overlaps(StrEnum):
+    """What is done about tiles in areas of several classes."""
+
+    PRIORITY = "priority"
+    BOTH = "both"
+
+
+class Unmapped(StrEnum):
+    """What is done about annotated areas of no known class."""
+
+    ERROR = "error"
+    IGNORE = "ignore"
 
 
 class StageConfig(BaseModel):
@@ -91,6 +130,83 @@ class TileConfig(StageConfig):
         description="Drop tiles whose sharpness (variance of the Laplacian of grey levels at "
         "twice --mpp) is below this; not measured if not given.",
     )
+
+
+class LabelConfig(StageConfig):
+    """Which class the tiles of an annotated slide get, and which of them are kept."""
+
+    label_mode: LabelMode = Field(
+        LabelMode.CENTRE,
+        description="centre: a tile has the class of the area that holds its centre; majority: of "
+        "the area that covers most of it; containment: tiles are laid in each area from its own "
+        "corner and kept where they lie wholly inside it, as CLASS-M does.",
+    )
+    label_tiles: LabelTiles = Field(
+        LabelTiles.LABELLED,
+        description="Tiles kept: those with a class, those whose centre is outside every annotated "
+        "area, or all.",
+    )
+    small_polygons: SmallPolygons = Field(
+        SmallPolygons.ADAPTIVE,
+        description="containment: lay tiles more closely in areas of a few tiles and let them "
+        "protrude, as CLASS-M does, or treat every area alike.",
+    )
+    overlaps: Overlaps = Field(
+        Overlaps.PRIORITY,
+        description="containment: a tile whose centre also lies in an area of a class of higher "
+        "priority is dropped, or kept with both classes, as CLASS-M does.",
+    )
+    min_label_share: float = Field(
+        0.5, gt=0, le=1, description="majority: smallest share of a tile that its class covers."
+    )
+    min_tissue_labelled: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Smallest share of a tile with a class that must be tissue, such as 0.1 where "
+        "fat is annotated, which looks like glass; --min-tissue if not given.",
+    )
+    unmapped: Unmapped = Field(
+        Unmapped.ERROR,
+        description="Annotated areas whose name is in no class: refuse the slide, or ignore them.",
+    )
+    group: str | None = Field(
+        None,
+        description="Regular expression that finds the patient in the slide id, such as "
+        "'TCGA-..-....': its first group, or all it matches.",
+    )
+    classes: dict[str, tuple[str, ...]] = Field(
+        {}, description="Names of annotated areas by class; the order of classes is their index."
+    )
+    ignored: tuple[str, ...] = Field(
+        (), description="Names of annotated areas that have no class; they are not outside."
+    )
+    priority: tuple[str, ...] = Field(
+        (),
+        description="Classes, the one first that wins where areas overlap; the order of classes"
+        " if empty.",
+    )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        names = Counter(
+            [*self.ignored, *(name for group in self.classes.values() for name in group)]
+        )
+        repeated = [name for name, count in names.items() if count > 1]
+        if repeated:
+            raise ValueError(f"name {repeated[0]!r} stands for more than one class")
+        if self.priority and sorted(self.priority) != sorted(self.classes):
+            raise ValueError(f"priority must list every class once, got {self.priority}")
+        if self.label_mode is LabelMode.CONTAINMENT and self.label_tiles is LabelTiles.ALL:
+            raise ValueError(
+                "label_mode containment lays tiles in annotated areas only; set label_tiles to "
+                "labelled, and make a second store with outside"
+            )
+        try:
+            re.compile(self.group or "")
+        except re.error as error:
+            raise ValueError(f"group {self.group!r} is no regular expression: {error}") from error
+        return self
 
 
 class StainConfig(StageConfig):
@@ -154,6 +270,7 @@ class PipelineConfig(StageConfig):
     read: ReadConfig = ReadConfig()
     tissue: TissueConfig = TissueConfig()
     tile: TileConfig = TileConfig()
+    label: LabelConfig = LabelConfig()
     stain: StainConfig = StainConfig()
     store: StoreConfig = StoreConfig()
     predict: PredictConfig = PredictConfig()
@@ -195,7 +312,7 @@ def load_config(
     ConfigError
         If the file is not TOML, or a key or value is not valid.
     """
-    file_values = _read_toml(path) if path is not None else {}
+    file_values = read_toml(path) if path is not None else {}
     merged: dict[str, dict[str, Any]] = {}
     for layer in (base or {}, file_values, overrides or {}):
         for stage, keys in layer.items():
@@ -208,7 +325,14 @@ def load_config(
         raise ConfigError(_explain(error, path)) from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -224,12 +348,18 @@ def dump_config(config: PipelineConfig) -> str:
         lines.append(f"[{stage}]")
         for key, field in type(part).model_fields.items():
             lines.append(f"# {field.description}")
-            if values[key] is None:
-                lines.append(f"# {key} =")
-            else:
-                lines.append(tomli_w.dumps({key: values[key]}).rstrip())
+            lines += _toml_lines(key, values[key])
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml_lines(key: str, value: Any) -> list[str]:  # noqa: ANN401 -- any option
+    """Write one option; tables as dotted keys, so that the stage's own table goes on after them."""
+    if value is None or value == {}:
+        return [f"# {key} ="]
+    if isinstance(value, dict):
+        return [f"{key}.{tomli_w.dumps({name: part}).rstrip()}" for name, part in value.items()]
+    return [tomli_w.dumps({key: value}).rstrip()]
 
 
 def _explain(error: ValidationError, path: Path | None) -> str:

@@ -7,7 +7,8 @@ so that places, thumbnail and mask mean what they mean for a slide; no tissue is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,11 +19,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.config import HeValues, PipelineConfig, config_hash
+from wsi_pipeline.config import HeValues, PipelineConfig, StainConfig
 from wsi_pipeline.errors import IngestError, StainEstimationError, StoreExistsError
 from wsi_pipeline.labelled import LabelledImage, decode_image
 from wsi_pipeline.stain import encode_he, encode_he_float16, estimate_stain_matrix
-from wsi_pipeline.store import PatchStore, Shard, StoreHeader, StoreWriter, has_store
+from wsi_pipeline.store import PatchStore, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.types import (
     Area,
     MppSource,
@@ -30,6 +31,7 @@ from wsi_pipeline.types import (
     Progress,
     SlideInfo,
     StainEstimate,
+    StainMatrix,
     StainVerdict,
     TileGrid,
     TileReason,
@@ -140,17 +142,297 @@ def ingest_images(
     StoreExistsError
         If another store has this name and ``overwrite`` is off.
     """
-    progress = progress or NoProgress()
-    prepare = _Preparation.of(images[0], options)
+    cut = _Cut.for_images(images[0], options)
+    config = config.model_copy(update={"store": config.store.model_copy(update={"keep_rgb": True})})
     with ThreadPoolExecutor() as pool:
-        header = _survey(images, path, prepare, config, (pool, progress))
+        work = _Ingestion(images, cut, config, pool, progress or NoProgress())
+        header = work.survey(path.stem)
         if _is_finished(path, header, overwrite=overwrite):
             return PatchStore.open(path)
-        store = config.store.model_copy(update={"keep_rgb": True})
-        writer = StoreWriter.create_or_resume(path, header, store, overwrite=overwrite)
-        half = store.he_values is HeValues.FLOAT16
-        progress.start(f"{header.slide.slide_id}: patches", len(images))
-        for index in writer.pending():
-            _write(writer, writer.shards[index], (images, prepare, header), pool, half=half)
-            progress.advance(writer.shards[index].stop - writer.shards[index].start)
+        writer = StoreWriter.create_or_resume(path, header, config.store, overwrite=overwrite)
+        work.fill(writer, header)
     return writer.seal()
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How an image of any allowed size becomes a patch of ``patch_px``."""
+
+    options: IngestOptions
+    patch_px: int
+    source_px: int
+    """Side of the square taken out of every image."""
+
+    @classmethod
+    def for_images(cls, first: LabelledImage, options: IngestOptions) -> _Cut:
+        """Settle what the options leave to the first image."""
+        side = min(decode_image(first, first.file.read_bytes()).shape[:2])
+        patch_px = options.patch_px or side
+        return cls(options, patch_px, side if options.fit is Fit.RESIZE else patch_px)
+
+    @property
+    def mpp(self) -> float:
+        """Resolution of the patches, um/px."""
+        return self.options.mpp * self.source_px / self.patch_px
+
+    def __call__(self, image: LabelledImage, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Cut the patch, shape (P, P, 3), out of an image."""
+        height, width = rgb.shape[:2]
+        self._require_size(image, height, width)
+        side = self.source_px
+        top, left = (height - side) // 2, (width - side) // 2
+        square = rgb[top : top + side, left : left + side]
+        if side == self.patch_px:
+            return np.ascontiguousarray(square)
+        shrinks = side > self.patch_px
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(square, (self.patch_px, self.patch_px), interpolation=how))
+
+    def _require_size(self, image: LabelledImage, height: int, width: int) -> None:
+        fit, side = self.options.fit, self.source_px
+        if fit is Fit.EXACT and (height, width) != (side, side):
+            advice = f"the patches have {side} x {side}; choose --fit crop or --fit resize"
+        elif fit is Fit.CROP and min(height, width) < side:
+            advice = f"no patch of {side} px fits; choose a smaller --patch-size"
+        elif fit is Fit.RESIZE and min(height, width) != side:
+            advice = (
+                f"the first has a shorter side of {side}: resized, they would differ in "
+                "resolution; choose --fit crop, or ingest each size on its own"
+            )
+        else:
+            return
+        raise IngestError(f"{image.name} has {width} x {height} px, {advice}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the survey keeps of an image."""
+
+    digest: bytes
+    cell: NDArray[np.uint8]
+    filled: float
+    pixels: NDArray[np.uint8]
+    """A sample (n, 3) for stain estimates, without the white frame."""
+
+
+class _Ingestion:
+    """Surveys images, then stores them; every image is decoded twice and never kept."""
+
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        cut: _Cut,
+        config: PipelineConfig,
+        pool: ThreadPoolExecutor,
+        progress: Progress,
+    ) -> None:
+        self._images, self._cut, self._config = images, cut, config
+        self._pool, self._progress = pool, progress
+        self._cols = math.ceil(math.sqrt(len(images)))
+        self._rows = math.ceil(len(images) / self._cols)
+
+    def survey(self, slide_id: str) -> StoreHeader:
+        """Find out all that must be known before the first patch is stored."""
+        self._progress.start(f"{slide_id}: survey", len(self._images))
+        cell_px = max(1, THUMBNAIL_PX // self._cols)
+        sheet = np.full((self._rows * cell_px, self._cols * cell_px, 3), 255, dtype=np.uint8)
+        filled = np.zeros(len(self._images), dtype=np.float32)
+        digests = [b""] * len(self._images)
+        stains = _StainBook(self._images, self._cut.options, self._config.stain)
+        for members in _by_group(self._images).values():
+            for index, seen in zip(
+                members, self._pool.map(lambda i: self._look(i, cell_px), members), strict=True
+            ):
+                row, col = divmod(index, self._cols)
+                top, left = row * cell_px, col * cell_px
+                sheet[top : top + cell_px, left : left + cell_px] = seen.cell
+                filled[index], digests[index] = seen.filled, seen.digest
+                stains.add(index, seen.pixels)
+                self._progress.advance()
+            stains.close_group()
+        return self._header(slide_id, sheet, filled, stains, digests)
+
+    def fill(self, writer: StoreWriter, header: StoreHeader) -> None:
+        """Write every pending shard."""
+        matrices = _matrices(header, len(self._images))
+        half = self._config.store.he_values is HeValues.FLOAT16
+        encode: Any = encode_he_float16 if half else encode_he
+        self._progress.start(f"{header.slide.slide_id}: patches", len(self._images))
+        for pending in writer.pending():
+            shard = writer.shards[pending]
+            rgb = list(self._pool.map(self._patch, range(shard.start, shard.stop)))
+            he = np.stack(list(self._pool.map(encode, rgb, matrices[shard.start : shard.stop])))
+            writer.write_shard(pending, he, np.stack(rgb))
+            self._progress.advance(shard.stop - shard.start)
+
+    def _patch(self, index: int) -> NDArray[np.uint8]:
+        image = self._images[index]
+        return self._cut(image, decode_image(image, image.file.read_bytes()))
+
+    def _look(self, index: int, cell_px: int) -> _Seen:
+        image = self._images[index]
+        content = image.file.read_bytes()
+        patch = self._cut(image, decode_image(image, content))
+        tinted = patch.min(axis=2) < WHITE
+        cell = cv2.resize(patch, (cell_px, cell_px), interpolation=cv2.INTER_AREA)
+        return _Seen(
+            digest=hashlib.sha256(content).digest(),
+            cell=np.asarray(cell, dtype=np.uint8),
+            filled=float(tinted.mean()),
+            pixels=self._sample(patch, tinted),
+        )
+
+    def _sample(self, patch: NDArray[np.uint8], tinted: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Average colours as for slides, and leave out squares with a pixel of the white frame."""
+        mpp = self._cut.mpp
+        side = max(1, round(self._cut.patch_px * mpp / max(self._config.stain.pixel_um, mpp)))
+        colors = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
+        share = cv2.resize(tinted.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+        return np.asarray(colors[share > 0.999], dtype=np.uint8)
+
+    def _header(
+        self,
+        slide_id: str,
+        sheet: NDArray[np.uint8],
+        filled: NDArray[np.float32],
+        stains: _StainBook,
+        digests: list[bytes],
+    ) -> StoreHeader:
+        side = self._cut.patch_px
+        names = tuple(sorted({image.label for image in self._images if image.label}))
+        codes = {name: code for code, name in enumerate(names)}
+        estimates, stain_index = stains.result()
+        grid = self._grid(filled)
+        return StoreHeader(
+            slide=SlideInfo(
+                slide_id=slide_id,
+                size_wh=(self._cols * side, self._rows * side),
+                mpp=self._cut.mpp,
+                mpp_source=MppSource.FLAG,
+                level_sizes_wh=((self._cols * side, self._rows * side),),
+                level_downsamples=(1.0,),
+                reader="images",
+                vendor="labelled images",
+            ),
+            grid=grid,
+            stain=estimates[0],
+            mask=TissueMask(
+                areas=np.where(grid.reasons == TileReason.KEPT, Area.TISSUE, Area.GLASS).astype(
+                    np.uint8
+                ),
+                downsample=(float(side), float(side)),
+            ),
+            thumbnail=sheet,
+            config={
+                "stain": self._config.stain.model_dump(mode="json"),
+                "store": self._config.store.model_dump(mode="json"),
+                "ingest": self._cut.options.plain(side),
+            },
+            fingerprint=_fingerprint(self._images, digests),
+            label=np.array(
+                [codes[image.label] if image.label else -1 for image in self._images],
+                dtype=np.int16,
+            ),
+            label_names=names,
+            group=tuple(image.group for image in self._images),
+            stains=estimates if stain_index.any() else (),
+            stain_index=stain_index if stain_index.any() else None,
+        )
+
+    def _grid(self, filled: NDArray[np.float32]) -> TileGrid:
+        """Lay the images out row by row; what is left of the last row is glass."""
+        cells = self._rows * self._cols
+        reasons = np.full(cells, TileReason.GLASS, dtype=np.uint8)
+        reasons[: len(filled)] = TileReason.KEPT
+        fraction = np.zeros(cells, dtype=np.float32)
+        fraction[: len(filled)] = filled
+        side = self._cut.patch_px
+        return TileGrid(
+            level=0,
+            downsample=1.0,
+            read_px=side,
+            step_px=side,
+            patch_px=side,
+            mpp=self._cut.mpp,
+            reasons=reasons.reshape(self._rows, self._cols),
+            tissue_fraction=fraction.reshape(self._rows, self._cols),
+        )
+
+
+class _StainBook:
+    """Collects pixels and settles the stain matrix of every group; the first is the pooled one."""
+
+    def __init__(
+        self, images: Sequence[LabelledImage], options: IngestOptions, config: StainConfig
+    ) -> None:
+        rng = np.random.default_rng(config.seed)
+        chosen = rng.permutation(len(images))[: config.sample_tiles]
+        self._chosen = set(chosen.tolist())
+        self._options, self._config = options, config
+        self._pooled: list[NDArray[np.uint8]] = []
+        self._open: list[NDArray[np.uint8]] = []
+        self._members: list[int] = []
+        self._own: list[StainEstimate] = []
+        self._index = np.zeros(len(images), dtype=np.int32)
+
+    def add(self, index: int, pixels: NDArray[np.uint8]) -> None:
+        """Take the pixels of the next image of the open group."""
+        if index in self._chosen:
+            self._pooled.append(pixels)
+        self._members.append(index)
+        if len(self._open) < self._config.sample_tiles:
+            self._open.append(pixels)
+
+    def close_group(self) -> None:
+        """Settle the matrix of the open group: its own if that can be trusted."""
+        members, pixels = self._members, self._open
+        self._members, self._open = [], []
+        if self._options.stain is StainScope.POOLED or not self._config.adaptive:
+            return
+        if len(members) < self._options.min_group_images:
+            return
+        try:
+            estimate = estimate_stain_matrix(np.concatenate(pixels), self._config)
+        except StainEstimationError:
+            return
+        if estimate.verdict is not StainVerdict.FALLBACK:
+            self._own.append(estimate)
+            self._index[members] = len(self._own)
+
+    def result(self) -> tuple[tuple[StainEstimate, ...], NDArray[np.int32]]:
+        """Return all estimates, the pooled one first, and the index of each image's."""
+        pooled = estimate_stain_matrix(np.concatenate(self._pooled), self._config)
+        return (pooled, *self._own), self._index
+
+
+def _by_group(images: Sequence[LabelledImage]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image.group, []).append(index)
+    return groups
+
+
+def _matrices(header: StoreHeader, count: int) -> list[StainMatrix]:
+    """Return the matrix of every patch."""
+    if header.stain_index is None:
+        return [header.stain.matrix] * count
+    return [header.stains[index].matrix for index in header.stain_index]
+
+
+def _fingerprint(images: Sequence[LabelledImage], digests: list[bytes]) -> str:
+    """Tell these images, with these labels and groups, from any others."""
+    whole = hashlib.sha256()
+    for image, digest in zip(images, digests, strict=True):
+        whole.update(digest)
+        whole.update(repr((image.name, image.label, image.group)).encode())
+    return whole.hexdigest()
+
+
+def _is_finished(path: Path, header: StoreHeader, *, overwrite: bool) -> bool:
+    """Whether the very store that is asked for is there; another one is an error or replaced."""
+    try:
+        return has_store(path, config_hash=header.config_hash, fingerprint=header.fingerprint)
+    except StoreExistsError:
+        if not overwrite:
+            raise
+        return False

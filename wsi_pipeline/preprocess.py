@@ -173,17 +173,24 @@ def _survey(
         grid=grid,
         stain=stain,
         mask=mask,
-        thumbnail=_thumbnail(rgb),
+        thumbnail=_thumbnail(slide, rgb, config.tissue.mask_mpp),
         config=_recipe(job, config),
         fingerprint=slide.fingerprint(),
     )
 
 
-def _thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width, _ = rgb.shape
-    scale = min(1.0, THUMBNAIL_PX / max(height, width))
+def _thumbnail(
+    slide: Slide, overview: NDArray[np.uint8], overview_mpp: float
+) -> NDArray[np.uint8]:
+    """Picture the whole slide; small slides are read again, for the mask's pixels are coarse."""
+    longer = max(slide.info.size_wh)
+    mpp = slide.info.mpp * max(1.0, longer / THUMBNAIL_PX)
+    if mpp < overview_mpp:
+        return slide.overview(mpp)[0]
+    height, width, _ = overview.shape
+    scale = THUMBNAIL_PX / max(height, width)
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(overview, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _estimate_stain(

@@ -52,6 +52,8 @@ class TileReason(IntEnum):
     EDGE = 5
     OUTSIDE_ROI = 6
     BLUR = 7
+    UNLABELLED = 8
+    ANNOTATED = 9
 
 
 class StainVerdict(StrEnum):
@@ -165,10 +167,11 @@ class TileSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TileGrid:
-    """The lattice of candidate tiles of one slide and why each was kept or dropped.
+    """The candidate tiles of one slide and why each was kept or dropped.
 
-    The lattice is laid in whole pixels of one pyramid level, so neighbouring tiles share no
-    pixel and leave no seam, whatever the ratio of resolutions.
+    They form a lattice that is laid in whole pixels of one pyramid level, so neighbouring tiles
+    share no pixel and leave no seam, whatever the ratio of resolutions; or, where ``corners`` is
+    given, they lie anywhere, and rows and columns only number them.
 
     Attributes
     ----------
@@ -188,6 +191,8 @@ class TileGrid:
         One :class:`TileReason` per candidate.
     tissue_fraction : ndarray of shape (rows, cols), float32
         Share of each candidate that is tissue.
+    corners : ndarray of shape (rows, cols, 2), int64, or None
+        Top-left corner (x, y) of each candidate in px of ``level``, where they form no lattice.
     """
 
     level: int
@@ -198,12 +203,18 @@ class TileGrid:
     mpp: float
     reasons: NDArray[np.uint8]
     tissue_fraction: NDArray[np.float32]
+    corners: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.reasons.ndim != 2 or self.reasons.shape != self.tissue_fraction.shape:
             raise ValueError(
                 f"reasons {self.reasons.shape} and tissue_fraction "
                 f"{self.tissue_fraction.shape} must be lattices of one shape"
+            )
+        if self.corners is not None and self.corners.shape != (*self.reasons.shape, 2):
+            raise ValueError(
+                f"corners {self.corners.shape} must be one (x, y) per candidate of "
+                f"{self.reasons.shape}"
             )
 
     def __len__(self) -> int:
@@ -233,6 +244,8 @@ class TileGrid:
     @cached_property
     def level_xy(self) -> NDArray[np.int64]:
         """Top-left corners of the kept tiles in px of ``level``, shape (N, 2)."""
+        if self.corners is not None:
+            return self.corners[tuple(self.rc.T)].reshape(-1, 2)
         return self.rc[:, ::-1].astype(np.int64) * self.step_px
 
     @cached_property

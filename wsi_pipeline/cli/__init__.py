@@ -12,6 +12,7 @@ from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
 from wsi_pipeline.cli.heatmap import heatmap
 from wsi_pipeline.cli.info import info
+from wsi_pipeline.cli.ingest import ingest
 from wsi_pipeline.cli.predict import predict
 from wsi_pipeline.cli.preprocess import preprocess
 from wsi_pipeline.cli.run import run
@@ -35,5 +36,5 @@ def main() -> None:
     """
 
 
-for _command in (info, preprocess, predict, heatmap, run, config, demo):
+for _command in (info, preprocess, predict, heatmap, run, ingest, config, demo):
     main.add_command(_command)

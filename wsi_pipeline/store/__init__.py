@@ -5,7 +5,7 @@ unmixes stains. This package is the only one that imports zarr.
 
 Schema 1
 --------
-N patches of P px, in row-major order of the lattice:
+N patches of P px, in row-major order of the lattice (of the candidates, off it):
 
 ==================  ====================  =======  ==============================================
 array               shape                 dtype    content
@@ -17,6 +17,8 @@ array               shape                 dtype    content
 ``rc``              (N, 2)                int32    lattice indices (row, col)
 ``tissue_fraction`` (N,)                  float32  share of the tile that is tissue
 ``reasons``         (rows, cols)          uint8    ``TileReason`` of every candidate tile
+``corners``         (rows, cols, 2)       int64    only off the lattice: top-left corner (x, y) of
+                                                   every candidate, px of the level read
 ``tissue_mask``     (h, w)                uint8    ``Area`` of every mask pixel
 ``thumbnail``       (h, w, 3)             uint8    RGB
 ``label``           (N,)                  int16    optional; index into ``label_names``, -1 unknown

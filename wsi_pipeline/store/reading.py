@@ -118,6 +118,7 @@ class PatchStore:
             mpp=values["mpp"],
             reasons=reasons,
             tissue_fraction=fraction,
+            corners=self._small("corners").astype(np.int64) if "corners" in self._group else None,
         )
 
     @cached_property
@@ -309,7 +310,7 @@ class PatchStore:
         """
         self._require_shards()
         for name, array in self._group.arrays():
-            per_patch = name not in ("reasons", "tissue_mask", "thumbnail")
+            per_patch = name not in ("reasons", "corners", "tissue_mask", "thumbnail")
             if per_patch and array.shape[0] != len(self):
                 raise StoreError(
                     f"{self.path}: {name} has {array.shape[0]} rows for {len(self)} patches; "

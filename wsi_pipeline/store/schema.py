@@ -168,6 +168,8 @@ class StoreHeader:
             "tissue_mask": self.mask.areas,
             "thumbnail": self.thumbnail,
         }
+        if self.grid.corners is not None:
+            arrays["corners"] = self.grid.corners
         if self.label is not None:
             arrays["label"] = self.label
         if self.group is not None:
@@ -220,7 +222,7 @@ def _create_patches(
 
 def _compressors(itemsize: int) -> tuple[BloscCodec, Crc32cCodec]:
     """Chosen by ``benchmarks/store.py``; the checksum comes last, so damage is found first."""
-    blosc = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=itemsize)
+    blosc = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=itemsize)
     return blosc, Crc32cCodec()
 
 

@@ -6,10 +6,12 @@ The embeddings are to be normalised beforehand; the margin only has meaning at u
 from __future__ import annotations
 
 import math
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from wsi_models.losses.classification import full_precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAPER_MARGIN = 37.0
 PAPER_FEATURES = 512

@@ -6,11 +6,13 @@ Mixes tensors; which patches take part and what is learned from them is decided 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from wsi_models.parts import draws
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Mix:
 
 
 def draw_mix(count: int, alpha: float, generator: torch.Generator, device: torch.device) -> Mix:
-    """Draw one weight for the whole batch, ``max(l, 1 - l)`` of ``l ~ Beta(alpha, alpha)``, and partners.
+    """Draw partners, and for all one weight ``max(l, 1 - l)`` with ``l ~ Beta(alpha, alpha)``.
 
     Parameters
     ----------

@@ -5,7 +5,10 @@ Forwards through networks and the decision which patches to trust are made elsew
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sharpen(prob: Tensor, temperature: float) -> Tensor:

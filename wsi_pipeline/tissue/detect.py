@@ -1,0 +1,200 @@
+"""Low-resolution RGB of a slide to its tissue mask; and two checks of RGB pixels.
+
+Joins the artefacts with the stained areas; how either is recognised in pixels of one resolution
+is kept apart from the resolution at which it is looked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from skimage.filters import threshold_otsu
+
+from wsi_pipeline.errors import UnsupportedSlideError
+from wsi_pipeline.tissue.absorption import DARKEST, DENSITY, measure_absorption, sample
+from wsi_pipeline.tissue.artefacts import find_artefacts
+from wsi_pipeline.tissue.regions import Region, closed, connected_to, keep_by_area
+from wsi_pipeline.types import Area, TissueMask
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wsi_pipeline.config import TissueConfig
+
+STAINED_RANGE = (0.03, 0.05)
+"""Where the threshold between glass and stain may lie, spread of optical density.
+
+Otsu's threshold splits whatever it is given: on a field of nothing but glass it would cut the
+noise, on one of nothing but tissue it would cut hematoxylin from eosin. Clean glass stays below
+the first value; stained tissue of pale slides exceeds the second."""
+
+MAX_PIXELS = 8_000_000
+"""Larger overviews are judged at fewer pixels; outlines are then true to the coarser pixel.
+
+Bounds time and memory: at 8 um/px this holds a section of 22 x 22 mm, and one of 40 x 40 mm is
+judged at 14 um/px."""
+
+ARTEFACT_MPP = 16.0
+"""Resolution that ink, borders and edges are looked for at, um/px; strokes are far wider."""
+
+GAP_UM = 16.0
+"""Half the gap within tissue that is closed, um."""
+
+DARK_LEVEL = 50
+"""Pixels with no channel at or above this carry no light of a brightfield lamp."""
+
+LIT_LEVEL = 110
+"""Mean grey level that the lit half of a brightfield slide exceeds."""
+
+
+def detect_tissue(
+    rgb: NDArray[np.uint8],
+    mpp: float,
+    downsample: tuple[float, float],
+    config: TissueConfig,
+) -> TissueMask:
+    """Tell tissue from glass, pen ink, black borders and glass edges.
+
+    Parameters
+    ----------
+    rgb : ndarray of shape (h, w, 3), uint8
+        The whole slide at about ``config.mask_mpp``.
+    mpp : float
+        Resolution of ``rgb``, um/px.
+    downsample : tuple of float
+        Level-0 px per px of ``rgb`` in x and y; passed on to the mask.
+    config : TissueConfig
+        Size limits, and which artefacts are told from tissue.
+
+    Returns
+    -------
+    TissueMask
+        One :class:`~wsi_pipeline.types.Area` per pixel of ``rgb``.
+
+    Notes
+    -----
+    *Tissue* is what absorbs the colours unequally: Otsu's threshold [1]_ on the spread of optical
+    density, kept within :data:`STAINED_RANGE`, with hysteresis down to half of it; then gaps are
+    closed, holes filled and small pieces dropped.
+
+    *Ink* is what no mix of hematoxylin and eosin gives: green and blue absorb red more than
+    green, red goes far beyond the slide's own eosin, and violet or black is darker than dense
+    nuclei are at this resolution. A mark must be solid somewhere; from there it is followed as
+    far as its weaker parts connect, and its smooth out-of-focus rim goes with it. Tissue under
+    ink counts as ink. Brown dye on surgical margins is tissue unless it is as dark as ink, for
+    brown chromogen is tissue.
+
+    *Neutral* dark marks are black borders where they line the picture's border, glass edges where
+    they are long and thin, and black pen otherwise.
+
+    References
+    ----------
+    .. [1] N. Otsu, IEEE Trans. Systems, Man, and Cybernetics 9 (1979) 62-66.
+    """
+    shrink = max(1.0, (rgb[..., 0].size / MAX_PIXELS) ** 0.5)
+    small, mpp = _shrink(rgb, shrink), mpp * shrink
+    coarse = max(1.0, ARTEFACT_MPP / mpp)
+    light = measure_absorption(_shrink(small, coarse))
+    artefacts = find_artefacts(
+        light, mpp * coarse, pen=config.reject_pen, edges=config.reject_edges
+    )
+    areas = _enlarge(artefacts, small)
+    areas[_find_stained(small, areas == Area.GLASS, mpp, config)] = Area.TISSUE
+    return TissueMask(areas=_enlarge(areas, rgb), downsample=downsample)
+
+
+def require_brightfield(rgb: NDArray[np.uint8], slide_id: str) -> None:
+    """Refuse a slide that was not taken in transmitted light.
+
+    Parameters
+    ----------
+    rgb : ndarray of shape (h, w, 3), uint8
+        The whole slide at low resolution.
+    slide_id : str
+        Names the slide in the message.
+
+    Raises
+    ------
+    UnsupportedSlideError
+        If most of the picture is black and what is not black is dim or of one colour, as in
+        fluorescence. Black borders around a bright field pass, as does a field of dense tissue.
+    """
+    dark = rgb.max(axis=2) < DARK_LEVEL
+    share = float(dark.mean())
+    if share < 0.5:
+        return
+    lit = rgb[~dark].mean(axis=1)
+    if lit.size and np.median(lit) >= LIT_LEVEL:
+        return
+    raise UnsupportedSlideError(
+        f"{slide_id} is not a brightfield slide: {share:.0%} of its overview is black and the rest "
+        "is dim, as in fluorescence; leave it out, only H&E in transmitted light can be processed"
+    )
+
+
+def sharpness(rgb_patch: NDArray[np.uint8]) -> float:
+    """Measure how sharp a patch is.
+
+    Parameters
+    ----------
+    rgb_patch : ndarray of shape (h, w, 3), uint8
+        The patch.
+
+    Returns
+    -------
+    float
+        Variance of the Laplacian of its grey levels, 0 for a flat patch. It grows with contrast
+        too, so a limit holds for one stain, scanner and resolution.
+    """
+    grey = cv2.cvtColor(rgb_patch, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def _find_stained(rgb: NDArray[np.uint8], free: Region, mpp: float, config: TissueConfig) -> Region:
+    """Find tissue among the ``free`` pixels."""
+    red, green, blue = cv2.split(_soften(rgb, mpp))
+    strongest = np.maximum(cv2.max(cv2.max(red, green), blue), DARKEST)
+    weakest = np.maximum(cv2.min(cv2.min(red, green), blue), DARKEST)
+    limit = _stain_limit(strongest, weakest, free)
+    # A spread above s means weakest < strongest * 10^-s: bytes suffice, however large the slide.
+    grey = np.arange(256)
+    sure, likely = (
+        (weakest < cv2.LUT(strongest, np.ceil(grey * 10.0**-s).astype(np.uint8))) & free
+        for s in (limit, limit / 2)
+    )
+    found = closed(connected_to(sure, likely), round(GAP_UM / mpp)) & free
+    found |= keep_by_area(free & ~found, mpp, most_um2=config.max_hole_um2, connectivity=4)
+    return keep_by_area(found, mpp, least_um2=config.min_tissue_um2)
+
+
+def _stain_limit(strongest: NDArray[np.uint8], weakest: NDArray[np.uint8], free: Region) -> float:
+    """Choose the spread of optical density that parts glass from stain."""
+    lowest, highest = STAINED_RANGE
+    picked = sample(free.size)
+    spread = (DENSITY[weakest[picked]] - DENSITY[strongest[picked]])[free[picked]]
+    if not spread.size or spread.min() == spread.max():
+        return lowest
+    # Beyond 0.5 all is stain; dark outliers would stretch the bins.
+    limit = threshold_otsu(spread.clip(0, 0.5))  # type: ignore[no-untyped-call]
+    return float(np.clip(limit, lowest, highest))
+
+
+def _soften(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
+    """Take away single-pixel noise where pixels are finer than cells."""
+    sigma = 6.4 / mpp
+    return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma)) if sigma >= 0.4 else rgb
+
+
+def _shrink(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Average pixels so that each side shrinks by ``factor``."""
+    height, width = rgb.shape[:2]
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _enlarge(areas: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat the areas to cover every pixel of ``rgb``."""
+    size = (rgb.shape[1], rgb.shape[0])
+    return np.asarray(cv2.resize(areas, size, interpolation=cv2.INTER_NEAREST), dtype=np.uint8)

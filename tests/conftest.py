@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.known import KnownSlide
 
+from tests.known import KnownSlide
 from wsi_pipeline.synthetic import write_synthetic_slide
 
 

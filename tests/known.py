@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wsi_pipeline.synthetic import SyntheticTruth
+if TYPE_CHECKING:
+    from wsi_pipeline.synthetic import SyntheticTruth
 
 
 @dataclass(frozen=True)

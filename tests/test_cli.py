@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner, Result
-from tests.known import KnownSlide
 
 from wsi_pipeline.cli import main
+from wsi_pipeline.cli.options import is_flag
 from wsi_pipeline.config import PipelineConfig
+
+if TYPE_CHECKING:
+    from tests.known import KnownSlide
 
 
 def call(*arguments: str | Path) -> Result:
@@ -40,8 +44,9 @@ def test_every_command_teaches(name: str) -> None:
 def test_every_option_of_the_configuration_has_its_flag() -> None:
     text = call("config", "show", "--help").output
     for field in PipelineConfig.model_fields.values():
-        for key in field.annotation.model_fields:  # type: ignore[union-attr]
-            assert f"--{key.replace('_', '-')}" in text
+        for key, option in field.annotation.model_fields.items():  # type: ignore[union-attr]
+            if is_flag(option):
+                assert f"--{key.replace('_', '-')}" in text
 
 
 def test_config_show_resolves_flags_over_the_file(tmp_path: Path) -> None:

@@ -25,9 +25,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
 
-    with pytest.raises(RuntimeError), replace_atomically(target) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+    def write_half_and_fail() -> None:
+        with replace_atomically(target) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half_and_fail()
 
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

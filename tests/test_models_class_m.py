@@ -112,7 +112,7 @@ def test_gradients_reach_both_encoders(loss: str) -> None:
     value = (
         out.logits.square().sum() if loss == "logits" else ((out.z_h - out.z_e) * direction).sum()
     )
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
 
     for encoder in (network.encoder_h, network.encoder_e):
         for name, parameter in encoder.named_parameters():

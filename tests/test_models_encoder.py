@@ -165,7 +165,7 @@ class Payload:
 def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     torch.save({"conv1.weight": Payload(mark)}, tmp_path / "evil.pth")
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Payload(mark)))
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Payload(mark), protocol=2))
 
     for name in ("evil.pth", "plain.pth"):
         with pytest.raises(WeightsError, match="cannot be read as weights"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
 import torch
-from tests.known import KnownSlide
 from torch import nn
 
 from wsi_pipeline.config import load_config
@@ -26,6 +26,9 @@ from wsi_pipeline.pipeline import (
     run_slides,
 )
 from wsi_pipeline.types import ModelSpec
+
+if TYPE_CHECKING:
+    from tests.known import KnownSlide
 
 
 class Bluer(nn.Module):
@@ -134,7 +137,7 @@ def test_one_class_can_be_drawn_and_an_unknown_one_is_named(report: RunReport, o
     )
 
     assert drawn.stat().st_size > 10_000
-    with pytest.raises(ConfigError, match="'green'.*blue, pink"):
+    with pytest.raises(ConfigError, match=r"'green'.*blue, pink"):
         redraw_heatmap(predictions, out / "known/patches.zarr", drawn, class_name="green")
 
 

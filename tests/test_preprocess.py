@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import tifffile
-from tests.known import KnownSlide
 
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import (
@@ -24,6 +23,9 @@ from wsi_pipeline.slide import open_slide
 from wsi_pipeline.stain import encode_he, unmix
 from wsi_pipeline.store import PatchStore, StoreWriter
 from wsi_pipeline.types import StainVerdict
+
+if TYPE_CHECKING:
+    from tests.known import KnownSlide
 
 
 def config(**tile: Any) -> PipelineConfig:
@@ -162,7 +164,7 @@ def test_polygons_bound_the_tiles(known_slide: KnownSlide, tmp_path: Path) -> No
 
     store = preprocess_slide(bounded, tmp_path / "p.zarr", config()).store
 
-    assert 0 < len(store)
+    assert len(store) > 0
     assert (store.xy[:, 0] + store.extent / 2 <= 1024).all()
     assert store.funnel()["outside_roi"] > 0
 
@@ -220,8 +222,6 @@ def test_fluorescence_and_missing_mpp_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_fallback_a_poor_slide_fails(known_slide: KnownSlide, tmp_path: Path) -> None:
-    strict = load_config(
-        overrides={"stain": {"allow_fallback": False, "min_pixels": 10_000_000}}
-    )
+    strict = load_config(overrides={"stain": {"allow_fallback": False, "min_pixels": 10_000_000}})
     with pytest.raises(StainEstimationError, match="fewer than 10000000"):
         preprocess_slide(job(known_slide), tmp_path / "p.zarr", strict)

@@ -41,7 +41,7 @@ _HOMES = {
     "write_synthetic_slide": "synthetic",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605 -- the table above is the one list of public names
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 -- any public object

@@ -6,7 +6,7 @@ Neither normalises nor moves anything to a device: that is done where it is chea
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Protocol
@@ -45,8 +45,8 @@ def shard_batches(
     crop_px: int | None = None,
     readers: int = 2,
     pin: bool = False,
-) -> Iterator[Tensor]:
-    """Stream all patches of a source, in order, in batches.
+) -> Generator[Tensor, None, None]:
+    """Stream all patches of a source, in order, in batches; closing it stops the readers.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from wsi_pipeline.export.parquet import read_predictions
 from wsi_pipeline.inputs import SlideJob
 from wsi_pipeline.pipeline import RunOptions, TrainedModel, run_slides
 from wsi_pipeline.synthetic import SyntheticTruth, write_synthetic_slide
-from wsi_pipeline.types import Predictions, Progress
+
+if TYPE_CHECKING:
+    from wsi_pipeline.types import Predictions, Progress
 
 PURE = 0.95
 """Share of a tile that must be of one class for the tile to be judged."""

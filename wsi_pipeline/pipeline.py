@@ -23,7 +23,6 @@ from wsi_pipeline.errors import ConfigError, StoreNotFoundError, WsiPipelineErro
 from wsi_pipeline.export.geojson import write_geojson
 from wsi_pipeline.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.heatmap import paint_heatmap
-from wsi_pipeline.inputs import SlideJob
 from wsi_pipeline.outcome import RunReport, SlideOutcome, Status
 from wsi_pipeline.pictures import draw_heatmap, draw_qc
 from wsi_pipeline.preprocess import Stopwatch, preprocess_slide
@@ -33,6 +32,8 @@ from wsi_pipeline.types import ModelSpec, NoProgress, Predictions, Progress
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from wsi_pipeline.inputs import SlideJob
 
 logger = logging.getLogger(__name__)
 

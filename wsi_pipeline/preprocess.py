@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 from wsi_pipeline.annotations import read_polygons
 from wsi_pipeline.config import HeValues, PipelineConfig, StoreConfig, config_hash
 from wsi_pipeline.errors import StoreExistsError
-from wsi_pipeline.inputs import SlideJob
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.stain import encode_he, encode_he_float16, estimate_stain_matrix
 from wsi_pipeline.store import PatchStore, Shard, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.tiling import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tissue import detect_tissue, require_brightfield, sharpness
 from wsi_pipeline.types import NoProgress, Progress, StainEstimate, StainMatrix, TileGrid
+
+if TYPE_CHECKING:
+    from wsi_pipeline.inputs import SlideJob
 
 THUMBNAIL_PX = 1024
 """Longer side of the stored thumbnail, px."""
@@ -136,9 +138,7 @@ def _recipe(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
     return {**config.preprocessing(), "table_mpp": job.mpp, "roi": roi}
 
 
-def _is_finished(
-    path: Path, recipe: dict[str, Any], fingerprint: str, *, overwrite: bool
-) -> bool:
+def _is_finished(path: Path, recipe: dict[str, Any], fingerprint: str, *, overwrite: bool) -> bool:
     """Whether the very store that is asked for is there; another one is an error or replaced."""
     try:
         return has_store(path, config_hash=config_hash(recipe), fingerprint=fingerprint)
@@ -179,9 +179,7 @@ def _survey(
     )
 
 
-def _thumbnail(
-    slide: Slide, overview: NDArray[np.uint8], overview_mpp: float
-) -> NDArray[np.uint8]:
+def _thumbnail(slide: Slide, overview: NDArray[np.uint8], overview_mpp: float) -> NDArray[np.uint8]:
     """Picture the whole slide; small slides are read again, for the mask's pixels are coarse."""
     longer = max(slide.info.size_wh)
     mpp = slide.info.mpp * max(1.0, longer / THUMBNAIL_PX)

@@ -72,8 +72,7 @@ def lay_grid(
     counts with the covered part of its area.
     """
     plan = plan_read(info, config.mpp, config.patch_size)
-    stride = config.stride if config.stride is not None else config.patch_size
-    step_px = max(1, round(stride * plan.read_px / config.patch_size))
+    step_px = step_of(config, plan)
     shape = lattice_shape(info.level_sizes_wh[plan.level], plan.read_px, step_px)
     shares = _area_shares(mask, plan, step_px, shape)
     reasons = _judge(shares, config)
@@ -89,6 +88,48 @@ def lay_grid(
         reasons=reasons,
         tissue_fraction=shares[Area.TISSUE].astype(np.float32),
     )
+
+
+def judge_tiles(
+    info: SlideInfo, mask: TissueMask, config: TileConfig, level_xy: NDArray[np.int64]
+) -> TileGrid:
+    """Decide which of some tiles, laid anywhere, are kept.
+
+    Parameters
+    ----------
+    info : SlideInfo
+        The slide.
+    mask : TissueMask
+        Its areas at low resolution.
+    config : TileConfig
+        Resolution and size of the tiles, and the shares they must have.
+    level_xy : ndarray of shape (M, 2), int64
+        Top-left corners, px of the level that :func:`~wsi_pipeline.geometry.plan_read` chooses.
+
+    Returns
+    -------
+    TileGrid
+        One row of M candidates in the order given, with the reasons of :func:`lay_grid`.
+    """
+    plan = plan_read(info, config.mpp, config.patch_size)
+    shares = {area: share[np.newaxis] for area, share in _shares_at(mask, plan, level_xy).items()}
+    return TileGrid(
+        level=plan.level,
+        downsample=plan.downsample,
+        read_px=plan.read_px,
+        step_px=step_of(config, plan),
+        patch_px=config.patch_size,
+        mpp=plan.mpp,
+        reasons=_judge(shares, config),
+        tissue_fraction=shares[Area.TISSUE].astype(np.float32),
+        corners=level_xy[np.newaxis],
+    )
+
+
+def step_of(config: TileConfig, plan: ReadPlan) -> int:
+    """Return the distance between neighbouring tiles, px of the level that is read."""
+    stride = config.stride if config.stride is not None else config.patch_size
+    return max(1, round(stride * plan.read_px / config.patch_size))
 
 
 def drop_blurred(grid: TileGrid, scores: NDArray[np.floating], min_sharpness: float) -> TileGrid:
@@ -166,6 +207,44 @@ def _area_shares(
         share = np.divide(summed, covered, out=np.zeros(shape), where=covered > 0)
         shares[area] = share.clip(0.0, 1.0)
     return shares
+
+
+def _shares_at(
+    mask: TissueMask, plan: ReadPlan, level_xy: NDArray[np.int64]
+) -> dict[Area, NDArray[np.float64]]:
+    """Measure the share of each :class:`Area` in tiles at any place; each of shape (M,)."""
+    height, width = mask.areas.shape
+    scale = np.divide(plan.downsample, mask.downsample)
+    x0, y0 = (level_xy * scale).clip(0, (width, height)).T
+    x1, y1 = ((level_xy + plan.read_px) * scale).clip(0, (width, height)).T
+    covered = (x1 - x0) * (y1 - y0)
+    shares = {}
+    for area in Area:
+        # sums over the mask are bilinear between its pixels, so these are exact too
+        running = np.zeros((height + 1, width + 1))
+        running[1:, 1:] = (mask.areas == area).cumsum(axis=0).cumsum(axis=1)
+        summed = (
+            _between(running, y1, x1)
+            - _between(running, y0, x1)
+            - _between(running, y1, x0)
+            + _between(running, y0, x0)
+        )
+        share = np.divide(summed, covered, out=np.zeros(len(level_xy)), where=covered > 0)
+        shares[area] = share.clip(0.0, 1.0)
+    return shares
+
+
+def _between(
+    running: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Interpolate a running sum over both axes bilinearly at fractional places."""
+    top, left = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+    bottom = np.minimum(top + 1, running.shape[0] - 1)
+    right = np.minimum(left + 1, running.shape[1] - 1)
+    down, along = y - top, x - left
+    above = running[top, left] * (1 - along) + running[top, right] * along
+    below = running[bottom, left] * (1 - along) + running[bottom, right] * along
+    return np.asarray(above * (1 - down) + below * down)
 
 
 def _spans(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from torch import Tensor
 
 from wsi_pipeline.errors import ModelMismatchError, StoreError
 from wsi_pipeline.stain import input_rows
-from wsi_pipeline.store import PatchStore
+
+if TYPE_CHECKING:
+    from wsi_pipeline.store import PatchStore
 
 UNKNOWN = -1
+BACKGROUND = 255.0
 MEMORY_BYTES = 4 * 1024**3
 """Pixels kept in memory unless another budget is given: about 20,000 patches of 256 px."""
 
@@ -215,5 +219,36 @@ def _read(store: PatchStore, start: int, stop: int) -> Tensor:
 
 def _unmix_rows(store: PatchStore) -> NDArray[np.float32]:
     """Unmixing rows of every patch, shape (N, 2, 3)."""
-    rows = {id(stain): input_rows(stain.matrix) for stain in set_of(store.patch_stains)}
-    return np.array([rows[id(stain)] for stain in store.patch_stains], dtype=np.float32)
+    by_stain: dict[int, NDArray[np.float64]] = {}
+    for stain in store.patch_stains:
+        if id(stain) not in by_stain:
+            if not (stain.matrix.background == BACKGROUND).all():
+                raise ModelMismatchError(
+                    f"{store.path} was unmixed with background {stain.matrix.background}; training "
+                    f"knows {BACKGROUND:g} only: preprocess the slide again"
+                )
+            by_stain[id(stain)] = input_rows(stain.matrix)
+    rows = [by_stain[id(stain)] for stain in store.patch_stains]
+    return np.array(rows, dtype=np.float32).reshape(-1, 2, 3)
+
+
+def _require_same(stores: Sequence[PatchStore]) -> None:
+    """Refuse stores that cannot be trained on together."""
+    if not any(len(store) for store in stores):
+        raise StoreError("there are no patches to train on; give at least one store with patches")
+    first = stores[0]
+    for store in stores:
+        if not store.has_rgb:
+            raise StoreError(
+                f"{store.path} holds no RGB patches, which training augments; preprocess with "
+                "--keep-rgb"
+            )
+        same_mpp = abs(store.mpp / first.mpp - 1) <= MPP_TOLERANCE
+        same_stains = store.stain_convention == first.stain_convention
+        if store.patch_px != first.patch_px or not same_mpp or not same_stains:
+            raise ModelMismatchError(
+                f"{store.path} has patches of {store.patch_px} px at {store.mpp:.4g} um/px "
+                f"({store.stain_convention}), {first.path} of {first.patch_px} px at "
+                f"{first.mpp:.4g} um/px ({first.stain_convention}); train on stores made with the "
+                "same options"
+            )

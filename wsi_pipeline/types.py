@@ -245,7 +245,7 @@ class TileGrid:
     def level_xy(self) -> NDArray[np.int64]:
         """Top-left corners of the kept tiles in px of ``level``, shape (N, 2)."""
         if self.corners is not None:
-            return self.corners[tuple(self.rc.T)].reshape(-1, 2)
+            return np.asarray(self.corners[tuple(self.rc.T)])
         return self.rc[:, ::-1].astype(np.int64) * self.step_px
 
     @cached_property

@@ -33,6 +33,22 @@ class ClassMOutput(NamedTuple):
     z_e: Tensor
 
 
+class EncoderPair(NamedTuple):
+    """Two encoders to build a :class:`ClassMNetwork` from.
+
+    Attributes
+    ----------
+    encoder_h, encoder_e : Module
+        Each maps (B, 1, P, P) to (B, ``features``); they share no weights.
+    features : int
+        Number F of features of both.
+    """
+
+    encoder_h: nn.Module
+    encoder_e: nn.Module
+    features: int
+
+
 class ClassMNetwork(nn.Module):
     """Two encoders that share no weights, one per stain, and a linear head on their average.
 
@@ -47,6 +63,8 @@ class ClassMNetwork(nn.Module):
     layers, block_inplanes : tuple of int
         Blocks and channels per stage of each encoder; the defaults are the paper's ResNet-18,
         with F = 512 features.
+    encoders : EncoderPair or None
+        Encoders of another kind; then ``layers`` and ``block_inplanes`` are not used.
 
     Raises
     ------
@@ -66,13 +84,18 @@ class ClassMNetwork(nn.Module):
         *,
         layers: Stages = RESNET18_LAYERS,
         block_inplanes: Stages = RESNET18_PLANES,
+        encoders: EncoderPair | None = None,
     ) -> None:
         super().__init__()
         if class_count < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got {class_count}")
-        features = block_inplanes[-1]
-        self.encoder_h = channel_encoder(layers=layers, block_inplanes=block_inplanes)
-        self.encoder_e = channel_encoder(layers=layers, block_inplanes=block_inplanes)
+        if encoders is None:
+            encoders = EncoderPair(
+                channel_encoder(layers=layers, block_inplanes=block_inplanes),
+                channel_encoder(layers=layers, block_inplanes=block_inplanes),
+                block_inplanes[-1],
+            )
+        self.encoder_h, self.encoder_e, features = encoders
         self.head = nn.Linear(features, class_count)
         self.norm_h = nn.BatchNorm1d(features, affine=False)
         self.norm_e = nn.BatchNorm1d(features, affine=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from wsi_pipeline.cli import main
 from wsi_pipeline.export.parquet import read_predictions
 from wsi_pipeline.store import PatchStore
-from wsi_pipeline.types import Predictions
+
+if TYPE_CHECKING:
+    from wsi_pipeline.types import Predictions
 
 pytestmark = pytest.mark.data
 

@@ -75,7 +75,7 @@ def explained_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
-def print_json(value: Any) -> None:  # noqa: ANN401 -- whatever JSON holds
+def print_json(value: Any) -> None:
     """Print plain values as JSON."""
     click.echo(json.dumps(value, indent=2))
 

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 
@@ -24,7 +24,7 @@ _SEPARATOR = "__"
 
 
 def config_options(*stages: str) -> Callable[[Command], Command]:
-    """Give a command one option per field of the named stages, and ``--config``.
+    """Give a command one option per single value of the named stages, and ``--config``.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ def config_options(*stages: str) -> Callable[[Command], Command]:
             assert isinstance(model, type)
             assert issubclass(model, StageConfig)
             for key, field in reversed(model.model_fields.items()):
-                command = _option(stage, key, field)(command)
+                if is_flag(field):
+                    command = _option(stage, key, field)(command)
         return click.option(
             "--config",
             "config_file",
@@ -102,16 +103,22 @@ def _option(stage: str, key: str, field: FieldInfo) -> Callable[[Command], Comma
     )
 
 
+def is_flag(field: FieldInfo) -> bool:
+    """Whether a field holds one value; tables and lists are for the TOML file alone."""
+    return issubclass(_value_type(field), (bool, int, float, str))
+
+
 def _value_type(field: FieldInfo) -> type:
-    """Return the type of a field without its ``None``."""
+    """Return the type of a field without its ``None``, or that of the container it is."""
     annotation = field.annotation
     if isinstance(annotation, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not types.NoneType)
-    assert isinstance(annotation, type)
-    return annotation
+    found = get_origin(annotation) or annotation
+    assert isinstance(found, type)
+    return found
 
 
-def _click_type(kind: type, field: FieldInfo) -> click.ParamType | type:
+def _click_type(kind: type, field: FieldInfo) -> click.ParamType[Any] | type:
     if issubclass(kind, StrEnum):
         return click.Choice([member.value for member in kind])
     limits = {

@@ -75,9 +75,7 @@ def to_classes(
             f"{source} has areas named {_listed(found)}, but there are no classes; say which name "
             f"stands for which class with --label-map"
         )
-    labels = {
-        name: label for label, names in enumerate(config.classes.values()) for name in names
-    }
+    labels = {name: label for label, names in enumerate(config.classes.values()) for name in names}
     unmapped = Counter({name: n for name, n in found.items() if name not in labels})
     for name in config.ignored:
         unmapped.pop(name, None)

@@ -6,7 +6,7 @@ Pure geometry in whatever unit areas and tiles share; neither slides nor configu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +44,7 @@ def label_by_centre(
     return labels
 
 
-def is_annotated(
-    areas: Sequence[ClassArea], centres_xy: NDArray[np.float64]
-) -> NDArray[np.bool_]:
+def is_annotated(areas: Sequence[ClassArea], centres_xy: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell which tiles have their centre in any area, of a class or not; shape (N,)."""
     inside = np.zeros(len(centres_xy), dtype=np.bool_)
     for area in areas:
@@ -164,9 +162,7 @@ def lay_in_areas(
     )
 
 
-def outranked(
-    areas: Sequence[ClassArea], tiles: AreaTiles, tile: float
-) -> NDArray[np.bool_]:
+def outranked(areas: Sequence[ClassArea], tiles: AreaTiles, tile: float) -> NDArray[np.bool_]:
     """Tell which tiles have their centre in an area of a class of higher priority than theirs.
 
     Parameters
@@ -183,9 +179,11 @@ def outranked(
     ndarray of shape (M,), bool
         True where another class wins.
     """
-    return np.asarray(label_by_centre(areas, tiles.xy + tile / 2) != tiles.label) & is_annotated(
-        areas, tiles.xy + tile / 2
-    )
+    rank_of = {UNLABELLED: len(areas)} | {area.label: area.rank for area in areas}
+    winner = label_by_centre(areas, tiles.xy + tile / 2)
+    own = np.array([rank_of[label] for label in tiles.label.tolist()], dtype=np.int64)
+    best = np.array([rank_of[label] for label in winner.tolist()], dtype=np.int64)
+    return np.asarray((winner != UNLABELLED) & (best < own))
 
 
 def _lay_in_part(
@@ -197,8 +195,8 @@ def _lay_in_part(
     if adaptive:
         step = _adaptive_step((x1 - x0) / tile, (y1 - y0) / tile, tile, stride)
         inset = _adaptive_inset((x1 - x0) / tile, (y1 - y0) / tile) * tile
-    x, y = np.meshgrid(_starts(x0, x1, step), _starts(y0, y1, step), indexing="ij")
-    x, y = x.ravel(), y.ravel()
+    columns, rows = np.meshgrid(_starts(x0, x1, step), _starts(y0, y1, step), indexing="ij")
+    x, y = columns.ravel(), rows.ravel()
     boxes = shapely.box(x + inset, y + inset, x + tile - inset, y + tile - inset)
     shapely.prepare(part)
     inside = shapely.contains_properly(part, boxes)
@@ -206,7 +204,7 @@ def _lay_in_part(
 
 
 def _starts(low: float, high: float, step: float) -> NDArray[np.float64]:
-    """Return where tiles begin along an axis: from the whole pixel below ``low``, before ``high``."""
+    """Return where tiles begin along an axis, from the whole pixel below ``low``."""
     return np.arange(math.floor(low), high, step, dtype=np.float64)
 
 

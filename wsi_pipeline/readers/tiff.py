@@ -69,6 +69,7 @@ class TiffReader(Reader):
         self._levels = levels
         self._cache = TileCache(CACHE_BYTES)
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._bytes = os.fstat(self._file).st_size
 
     def _fill(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
         height, width = pixels.shape[:2]
@@ -101,14 +102,13 @@ class TiffReader(Reader):
 
     def _read_at(self, offset: int, count: int) -> bytes:
         """Read without moving a shared file position, so that threads need no lock."""
-        data = os.pread(self._file, count, offset)
-        if len(data) < count:
+        if offset + count > self._bytes:
             raise SlideReadError(
-                f"{self.path} ends before byte {offset + count}, where a tile is due: the file is "
-                f"truncated, copy it again",
+                f"{self.path} ends at byte {self._bytes}, but a tile lies up to byte "
+                f"{offset + count}: the file is truncated, copy it again",
                 path=self.path,
             )
-        return data
+        return os.pread(self._file, count, offset)
 
     def _release(self) -> None:
         os.close(self._file)
@@ -139,13 +139,24 @@ def open_slide_file(path: Path) -> TiffReader:
         raise UnsupportedSlideError("a folder is no TIFF file", path=path)
     try:
         with tifffile.TiffFile(path) as tif:
-            pages = [page for page in tif.pages if isinstance(page, tifffile.TiffPage)]
+            pages = _pages(tif)
             base = _base_page(pages, path)
             levels = tuple(tiled_page(page) for page in _pyramid(base, pages))
             header = _header(base, levels)
     except _MALFORMED as error:
         raise UnsupportedSlideError(f"not a readable TIFF file ({error})", path=path) from error
     return TiffReader(path, header, levels)
+
+
+def _pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """List the pages; tifffile itself follows a chain that a damaged file closes to a ring."""
+    pages: dict[int, tifffile.TiffPage] = {}
+    for page in tif.pages:
+        if page.offset in pages:
+            raise UnsupportedSlideError("its pages form a ring; the file is damaged")
+        if isinstance(page, tifffile.TiffPage):
+            pages[page.offset] = page
+    return list(pages.values())
 
 
 def _base_page(pages: list[tifffile.TiffPage], path: Path) -> tifffile.TiffPage:

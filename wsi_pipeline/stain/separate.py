@@ -78,6 +78,22 @@ def unmixing_matrix(stains: StainMatrix) -> NDArray[np.float64]:
     return np.asarray(np.linalg.pinv(stains.vectors.T))
 
 
+def input_rows(stains: StainMatrix) -> NDArray[np.float64]:
+    """Return the rows that turn optical density into network input before it is clipped.
+
+    Parameters
+    ----------
+    stains : StainMatrix
+        Stain vectors and maxima of a slide.
+
+    Returns
+    -------
+    ndarray of shape (2, 3), float64
+        :func:`unmixing_matrix` over twice the maximum concentration of each stain.
+    """
+    return unmixing_matrix(stains) / (HEADROOM * stains.max_concentration[:, None])
+
+
 def unmix(rgb: NDArray[np.uint8], stains: StainMatrix) -> NDArray[np.float32]:
     """Separate an RGB patch into concentrations of hematoxylin and eosin.
 
@@ -135,7 +151,7 @@ def encode_he(rgb: NDArray[np.uint8], stains: StainMatrix) -> NDArray[np.uint8]:
         If ``rgb`` is not of shape (H, W, 3) and dtype uint8.
     """
     od = _patch_density(rgb, stains)
-    rows = (255.0 * _input_rows(stains)).astype(np.float32)
+    rows = (255.0 * input_rows(stains)).astype(np.float32)
     planes = np.empty((2, *rgb.shape[:2]), dtype=np.uint8)
     for plane, row in zip(planes, rows, strict=True):
         values = np.asarray(cv2.transform(od, row[None]))
@@ -166,7 +182,7 @@ def encode_he_float16(rgb: NDArray[np.uint8], stains: StainMatrix) -> NDArray[np
         If ``rgb`` is not of shape (H, W, 3) and dtype uint8.
     """
     od = _patch_density(rgb, stains)
-    rows = _input_rows(stains).astype(np.float32)
+    rows = input_rows(stains).astype(np.float32)
     values = np.stack([cv2.transform(od, row[None]) for row in rows])
     return np.clip(values, 0.0, 1.0).astype(np.float16)
 
@@ -187,8 +203,3 @@ def _patch_density(rgb: NDArray[np.uint8], stains: StainMatrix) -> NDArray[np.fl
         raise ValueError(f"a patch must be (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
     table = _density_table(stains.background).astype(np.float32)
     return np.asarray(cv2.LUT(np.ascontiguousarray(rgb), table[None]), dtype=np.float32)
-
-
-def _input_rows(stains: StainMatrix) -> NDArray[np.float64]:
-    """Rows that turn optical density into network input, shape (2, 3)."""
-    return unmixing_matrix(stains) / (HEADROOM * stains.max_concentration[:, None])

@@ -43,6 +43,9 @@ SCRAP_UM = 1_000.0
 SCRAP_UM2 = 500_000.0
 """Largest such scrap, um^2."""
 
+STREAK_UM = 200.0
+"""Width up to which a streak of such a scrap is told from the tissue it touches, um."""
+
 SEAM_UM = 48.0
 """Half the gap within a mark that is closed, um."""
 
@@ -178,19 +181,28 @@ def _complete(ink: Region, light: Absorption, mpp: float) -> Region:
 
 
 def _find_scraps(areas: NDArray[np.uint8], light: Absorption, usual: Usual, mpp: float) -> Region:
-    """Find the ends of a dry red stroke: small pieces on glass beside ink, warmer than tissue."""
+    """Find the ends of a dry red stroke: small pieces on glass beside ink, warmer than tissue.
+
+    Looked for among whole pieces, and among what is left of them where a disc does not fit in:
+    the streaks that a brush drags from the ink to the tissue.
+    """
+    other = areas == Area.GLASS
     clear = light.spread <= 0.03
-    stained = ~clear & (areas == Area.GLASS)
-    count, label, stats, _ = cv2.connectedComponentsWithStats(stained.view(np.uint8))
-    size = stats[:, cv2.CC_STAT_AREA]
+    stained = other & ~clear
     side = 2 * round(NEAR_INK_UM / mpp) + 1
-    glass = cv2.blur((clear & (areas == Area.GLASS)).astype(np.float32), (side, side))
+    glass = cv2.blur((other & clear).astype(np.float32), (side, side))
     near = within(areas == Area.PEN, SCRAP_UM, mpp)
-    nearness, glassiness, warmth, total = (
-        np.bincount(label.ravel(), plane.ravel(), minlength=count)
-        for plane in (near, glass, light.warmth, light.total)
-    )
-    scrap = (size * mpp**2 < SCRAP_UM2) & (nearness > 0.5 * size) & (glassiness > 0.15 * size)
-    scrap &= warmth > (usual.warmth + 0.10) * total
-    scrap[0] = False
-    return np.asarray(scrap[label])
+    warm = light.warmth - np.float32(usual.warmth + 0.10) * light.total
+    found = np.zeros(areas.shape, dtype=np.bool_)
+    for pieces in (stained, stained & ~opened(stained, round(STREAK_UM / 2 / mpp))):
+        count, label, stats, _ = cv2.connectedComponentsWithStats(pieces.view(np.uint8))
+        nearness, glassiness, warmth = (
+            np.bincount(label.ravel(), plane.ravel(), minlength=count)
+            for plane in (near, glass, warm)
+        )
+        size = stats[:, cv2.CC_STAT_AREA]
+        scrap = (size * mpp**2 < SCRAP_UM2) & (nearness > 0.5 * size)
+        scrap &= (glassiness > 0.15 * size) & (warmth > 0)
+        scrap[0] = False
+        found |= scrap[label]
+    return found

@@ -82,8 +82,9 @@ class Losses:
     parts : mapping of str to float
         Values to log by name, among them ``pseudo_confidence`` where there are pseudo-labels.
     pseudo : Tensor of shape (U,), int64, or None
-        The pseudo-label of each unlabelled patch in the order given, so that a loop that happens
-        to know the truth can log how many are right. The method itself never does.
+        The pseudo-label of each unlabelled patch in the order given, -1 where the method does not
+        trust it, so that a loop that happens to know the truth can log how many are right. The
+        method itself never does.
     """
 
     total: Tensor

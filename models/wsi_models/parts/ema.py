@@ -41,7 +41,7 @@ class Ema(nn.Module):
             raise ValueError(f"decay must be at least 0 and less than 1, got {decay}")
         self._average = AveragedModel(
             network,
-            multi_avg_fn=get_ema_multi_avg_fn(decay),
+            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
             use_buffers=buffers == "average",
         )
         # without this the first update would copy the network instead of averaging it

@@ -22,6 +22,19 @@ RESNET18_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 RESNET18_SHA256 = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
 """The ImageNet weights of ResNet-18 that torchvision calls IMAGENET1K_V1, 45 MiB."""
 
+UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    # the restricted unpickler trips over bytes that are no pickle in all these ways
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What reading a file raises that does not hold weights."""
+
 FIRST_CONV = "conv1.weight"
 CLASSIFICATION_LAYER = frozenset({"fc.weight", "fc.bias"})
 
@@ -93,7 +106,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise WeightsError(
             f"{path} cannot be read as weights ({error}); give a .pth or .safetensors file that "
             "holds nothing but tensors"

@@ -29,7 +29,7 @@ class Interleave:
 
     def chunks(self, items: Tensor) -> tuple[Tensor, ...]:
         """Reorder a batch of shape (B, ...) and cut it into chunks."""
-        return items[self.order].split(self.sizes)
+        return torch.split(items[self.order], list(self.sizes))
 
     def undo(self, chunks: tuple[Tensor, ...]) -> Tensor:
         """Join chunks in the order that the batch had before :meth:`chunks`."""

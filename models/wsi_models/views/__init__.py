@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from wsi_models.views.config import Choices, RgbViewConfig, StainViewConfig
+from wsi_models.views.config import RgbViewConfig, StainViewConfig
 from wsi_models.views.inputs import Normalisation, RgbViews, StainViews, measure_normalisation
 
 __all__ = [
-    "Choices",
     "Normalisation",
     "RgbViewConfig",
     "RgbViews",

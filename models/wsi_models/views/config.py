@@ -5,18 +5,15 @@ Says what is done; :mod:`wsi_models.views.inputs` does it.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from wsi_models.views.color import ChannelPair
-from wsi_models.views.geometry import Rotation
+from wsi_models.parts.choices import Choices
 
-
-class Choices(BaseModel):
-    """Base of all choices of a recipe: frozen, and without unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+if TYPE_CHECKING:
+    from wsi_models.views.color import ChannelPair
+    from wsi_models.views.geometry import Rotation
 
 
 class GeometryConfig(Choices):

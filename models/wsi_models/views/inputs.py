@@ -6,13 +6,14 @@ Batched and on the device of the patches; which patches, and what is learned, is
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from wsi_models.parts import draws
+from wsi_models.parts.choices import Choices
 from wsi_models.views.color import (
     FIXED_UNMIX,
     JitterOp,
@@ -21,8 +22,12 @@ from wsi_models.views.color import (
     jitter_rgb,
     view_channels,
 )
-from wsi_models.views.config import Choices, RgbViewConfig, StainViewConfig
 from wsi_models.views.geometry import centre_crop, random_crops
+
+if TYPE_CHECKING:
+    from wsi_models.views.config import RgbViewConfig, StainViewConfig
+
+Positive = Annotated[float, Field(gt=0)]
 
 STRONG_OPS: tuple[JitterOp, ...] = ("brightness", "contrast", "saturation", "sharpness")
 
@@ -43,7 +48,7 @@ class Normalisation(Choices):
     """Mean and deviation of both channels over the training set, in [0, 1]."""
 
     mean: tuple[float, float] = Field(description="Subtracted, per channel.")
-    std: tuple[float, float] = Field(description="Divided by, per channel; positive.")
+    std: tuple[Positive, Positive] = Field(description="Divided by, per channel.")
 
 
 class StainViews(nn.Module):

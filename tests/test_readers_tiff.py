@@ -136,6 +136,19 @@ def test_openslide_errors_name_the_file_and_the_place(tmp_path: Path) -> None:
                 whole(reader)
 
 
+def test_pages_that_form_a_ring_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ring.tif"
+    write_pyramid(path, picture(), levels=2)
+    with tifffile.TiffFile(path) as tif:
+        first, last = tif.pages[0].offset, tif.pages[1].offset
+        tags = len(tif.pages[1].aspage().tags)
+    with path.open("r+b") as file:
+        file.seek(last + 2 + 12 * tags)
+        file.write(first.to_bytes(4, "little"))
+    with pytest.raises(UnsupportedSlideError, match="ring"):
+        open_reader(path, ReaderName.TIFF)
+
+
 @pytest.fixture(scope="module")
 def sound_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sound") / "sound.ome.tif"

@@ -35,6 +35,7 @@ _HOMES = {
     "predict_slide": "pipeline",
     "predict_store": "predict",
     "preprocess_slide": "preprocess",
+    "read_annotations": "annotations",
     "read_polygons": "annotations",
     "run_slides": "pipeline",
     "unmix": "stain",

@@ -23,6 +23,9 @@ SLIDE_SUFFIXES = frozenset(
 """Files that a folder contributes. Plain images (PNG, JPEG) must be named: folders of slides
 often hold thumbnails and labels beside them."""
 
+ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml")
+"""How annotation files of a folder may end; the first that exists is read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlideJob:
@@ -38,25 +41,36 @@ class SlideJob:
         Resolution from the slide table, um/px.
     roi : Path or None
         Annotation file whose polygons bound the tiles.
+    labels : Path or None
+        Annotation file whose areas give the tiles their classes.
+    group : str or None
+        Patient, from the slide table.
     """
 
     path: Path
     slide_id: str
     mpp: float | None = None
     roi: Path | None = None
+    labels: Path | None = None
+    group: str | None = None
 
 
-def find_slides(inputs: Sequence[str], roi: Path | None = None) -> list[SlideJob]:
+def find_slides(
+    inputs: Sequence[str], roi: Path | None = None, labels: Path | None = None
+) -> list[SlideJob]:
     """Turn the names given by a person into slides.
 
     Parameters
     ----------
     inputs : sequence of str
         Slide files, folders (the slides in it and the DICOM folders below it), glob patterns, or
-        CSV slide tables with a column ``path`` and optional ``mpp``, ``slide_id`` and ``roi``;
-        relative paths in a table count from the table's folder.
+        CSV slide tables with a column ``path`` and optional ``mpp``, ``slide_id``, ``roi``,
+        ``labels`` and ``group``; relative paths in a table count from the table's folder.
     roi : Path or None
-        Annotation file for every slide, or a folder with one ``<slide_id>.geojson`` per slide.
+        Annotation file for every slide, or a folder with one ``<slide_id>.geojson`` (or ``.json``
+        or ``.xml``) per slide; slides without one are processed whole.
+    labels : Path or None
+        As ``roi``; but every slide must have a file.
 
     Returns
     -------
@@ -66,14 +80,23 @@ def find_slides(inputs: Sequence[str], roi: Path | None = None) -> list[SlideJob
     Raises
     ------
     ConfigError
-        If an input names nothing, or a table is malformed.
+        If an input names nothing, a table is malformed, or a slide has no labels where others do.
     """
     jobs: dict[Path, SlideJob] = {}
     for name in inputs:
         for job in _expand(name):
             jobs.setdefault(job.path.resolve(), job)
     named = _with_unique_ids(jobs.values())
-    return [_with_roi(job, roi) for job in named]
+    found = [
+        replace(
+            job,
+            roi=job.roi or _file_for(job.slide_id, roi),
+            labels=job.labels or _file_for(job.slide_id, labels),
+        )
+        for job in named
+    ]
+    _require_labels(found, labels)
+    return found
 
 
 def _expand(name: str) -> list[SlideJob]:
@@ -126,7 +149,7 @@ def _read_row(table: Path, number: int, row: dict[str, str]) -> SlideJob:
     if not name:
         raise ConfigError(
             f"slide table {table} line {number} has no path; the first line must name the "
-            f"columns path, mpp (optional), slide_id (optional), roi (optional)"
+            f"columns path and, as needed, mpp, slide_id, roi, labels, group"
         )
     text = (row.get("mpp") or "").strip()
     try:
@@ -137,12 +160,14 @@ def _read_row(table: Path, number: int, row: dict[str, str]) -> SlideJob:
         ) from error
     if mpp is not None and not mpp > 0:
         raise ConfigError(f"slide table {table} line {number}: mpp must be above 0, got {mpp}")
-    roi = (row.get("roi") or "").strip()
+    roi, labels, group = ((row.get(key) or "").strip() for key in ("roi", "labels", "group"))
     return SlideJob(
         path=table.parent / name,
         slide_id=(row.get("slide_id") or "").strip(),
         mpp=mpp,
         roi=table.parent / roi if roi else None,
+        labels=table.parent / labels if labels else None,
+        group=group or None,
     )
 
 
@@ -172,10 +197,20 @@ def slide_stem(path: Path) -> str:
     return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
 
 
-def _with_roi(job: SlideJob, roi: Path | None) -> SlideJob:
-    if roi is None or job.roi is not None:
-        return job
-    if not roi.is_dir():
-        return replace(job, roi=roi)
-    own = roi / f"{job.slide_id}.geojson"
-    return replace(job, roi=own) if own.exists() else job
+def _file_for(slide_id: str, given: Path | None) -> Path | None:
+    """Return the annotation file of a slide: the one for all, or its own in a folder."""
+    if given is None or not given.is_dir():
+        return given
+    candidates = (given / f"{slide_id}{suffix}" for suffix in ANNOTATION_SUFFIXES)
+    return next((file for file in candidates if file.exists()), None)
+
+
+def _require_labels(jobs: Sequence[SlideJob], labels: Path | None) -> None:
+    """Refuse slides without labels: their tiles would silently count as unlabelled."""
+    without = [job.slide_id for job in jobs if job.labels is None]
+    if labels is not None and without:
+        raise ConfigError(
+            f"{len(without)} slides have no annotation file in {labels}, such as {without[0]!r}; "
+            f"add <slide_id>{ANNOTATION_SUFFIXES[0]}, or name the files in the column 'labels' of "
+            f"a slide table"
+        )

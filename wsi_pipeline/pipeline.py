@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_pipeline.config import PipelineConfig, PredictConfig
-from wsi_pipeline.errors import ConfigError, StoreNotFoundError, WsiPipelineError
+from wsi_pipeline.errors import ConfigError, StoreError, StoreNotFoundError, WsiPipelineError
 from wsi_pipeline.export.geojson import write_geojson
 from wsi_pipeline.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.heatmap import paint_heatmap
@@ -263,7 +263,14 @@ def predict_slide(
     ------
     ModelMismatchError
         If the model was trained for other patches.
+    StoreError
+        If the tiles of the store form no lattice.
     """
+    if store.grid.corners is not None:
+        raise StoreError(
+            f"{store.path} holds tiles that were laid in annotated areas, not on a lattice, so "
+            f"they make no heatmap; preprocess the slide without --label-mode containment"
+        )
     # torch is loaded here, so that preprocessing does not wait for it
     from wsi_pipeline.predict import predict_store
 

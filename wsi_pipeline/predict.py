@@ -108,12 +108,13 @@ def predict_store(
     progress.start("predict", len(store))
     logits = torch.empty((len(store), len(spec.class_names)), device=device)
     network = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    statistics = torch.tensor([spec.mean, spec.std], device=device).view(2, 1, 2, 1, 1)
     start = 0
     with torch.inference_mode(), _evaluating(network), _autocast(device, config.precision):
         for batch in shard_batches(
             store, config.batch_size, crop_px=spec.patch_px, pin=device.type == "cuda"
         ):
-            given = network(_normalised(batch, device, spec))
+            given = network(_normalised(batch, statistics))
             _require_shape(given, len(batch), spec)
             logits[start : start + len(batch)] = given
             start += len(batch)
@@ -213,12 +214,15 @@ def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
 
 
-def _normalised(batch: Tensor, device: torch.device, spec: ModelSpec) -> Tensor:
-    scale = 255.0 if batch.dtype == torch.uint8 else 1.0
-    mean = torch.tensor(spec.mean, device=device).view(1, 2, 1, 1)
-    std = torch.tensor(spec.std, device=device).view(1, 2, 1, 1)
-    values = batch.to(device, non_blocking=True).float() / scale
-    return ((values - mean) / std).contiguous(memory_format=torch.channels_last)
+def _normalised(batch: Tensor, statistics: Tensor) -> Tensor:
+    """Send stored values to the device as they are and make network input of them there.
+
+    ``statistics`` are mean and deviation of H and E in [0, 1], shape (2, 1, 2, 1, 1).
+    """
+    values = batch.to(statistics.device, non_blocking=True)
+    values = values.to(dtype=torch.float32, memory_format=torch.channels_last)
+    mean, std = statistics * (255.0 if batch.dtype == torch.uint8 else 1.0)
+    return values.sub_(mean).div_(std)
 
 
 def _require_shape(logits: Tensor, n: int, spec: ModelSpec) -> None:

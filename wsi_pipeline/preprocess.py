@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +20,27 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.annotations import read_polygons
+from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.config import HeValues, PipelineConfig, StoreConfig, config_hash
 from wsi_pipeline.errors import StoreExistsError
+from wsi_pipeline.labelling import LabelledTiles, find_group, label_tiles, to_classes
 from wsi_pipeline.slide import Slide, open_slide
 from wsi_pipeline.stain import encode_he, encode_he_float16, estimate_stain_matrix
 from wsi_pipeline.store import PatchStore, Shard, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.tiling import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tissue import detect_tissue, require_brightfield, sharpness
-from wsi_pipeline.types import NoProgress, Progress, StainEstimate, StainMatrix, TileGrid
+from wsi_pipeline.types import (
+    NoProgress,
+    Progress,
+    StainEstimate,
+    StainMatrix,
+    TileGrid,
+    TissueMask,
+)
 
 if TYPE_CHECKING:
+    import shapely
+
     from wsi_pipeline.inputs import SlideJob
 
 THUMBNAIL_PX = 1024
@@ -87,7 +97,8 @@ def preprocess_slide(
     Parameters
     ----------
     job : SlideJob
-        The slide, with the resolution and region of interest given for it, if any.
+        The slide, with what is given for it: resolution, region of interest, annotated areas
+        that label its tiles, patient.
     path : Path
         Name of the store, ending in ``.zarr``. A complete store that was made from this slide
         with this configuration is returned as it is; an unfinished one is gone on with.
@@ -112,7 +123,9 @@ def preprocess_slide(
     StainEstimationError
         If its pixels are not H&E.
     AnnotationError
-        If the region of interest is malformed.
+        If the region of interest or the annotations are malformed.
+    ConfigError
+        If annotations have no label map, or the slide's name shows no patient.
     StoreExistsError
         If another store has this name and ``overwrite`` is off.
     """
@@ -134,8 +147,17 @@ def preprocess_slide(
 
 def _recipe(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
     """Gather, as plain values, everything besides the slide's pixels that decides the store."""
-    roi = None if job.roi is None else hashlib.sha256(job.roi.read_bytes()).hexdigest()
-    return {**config.preprocessing(), "table_mpp": job.mpp, "roi": roi}
+    return {
+        **config.preprocessing(),
+        "table_mpp": job.mpp,
+        "roi": _content_hash(job.roi),
+        "labels": _content_hash(job.labels),
+        "group": job.group,
+    }
+
+
+def _content_hash(file: Path | None) -> str | None:
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _is_finished(path: Path, recipe: dict[str, Any], fingerprint: str, *, overwrite: bool) -> bool:
@@ -161,22 +183,63 @@ def _survey(
         require_brightfield(rgb, slide.info.slide_id)
         mask = detect_tissue(rgb, config.tissue.mask_mpp, downsample, config.tissue)
     with watch.stage("grid"):
-        roi = None if job.roi is None else [a.geometry for a in read_polygons(job.roi)]
-        grid = lay_grid(slide.info, mask, config.tile, roi)
-        if config.tile.min_sharpness is not None:
-            scores = list(pool.map(lambda i: _tile_sharpness(slide, grid, i), range(len(grid))))
-            grid = drop_blurred(grid, np.array(scores), config.tile.min_sharpness)
+        roi = None if job.roi is None else _polygons(slide, job.roi)
+        grid = _without_blurred(slide, lay_grid(slide.info, mask, config.tile, roi), config, pool)
     with watch.stage("stain"):
+        # from all tissue, so that stores of labelled and of other tiles share one matrix
         stain = _estimate_stain(slide, grid, config, pool)
+    labelled = None
+    if job.labels is not None:
+        with watch.stage("labels"):
+            labelled = _label(slide, mask, job.labels, config, roi)
+            grid = _without_blurred(slide, labelled.grid, config, pool)
+            labelled = replace(labelled, grid=grid)
     return StoreHeader(
         slide=slide.info,
         grid=grid,
+        label=None if labelled is None else labelled.kept_labels,
+        label_names=() if labelled is None else tuple(config.label.classes),
+        group=_groups(job, config, len(grid)),
         stain=stain,
         mask=mask,
         thumbnail=_thumbnail(slide, rgb, config.tissue.mask_mpp),
         config=_recipe(job, config),
         fingerprint=slide.fingerprint(),
     )
+
+
+def _polygons(slide: Slide, file: Path) -> list[shapely.Geometry]:
+    return [area.geometry for area in read_annotations(file, slide.info.size_wh)]
+
+
+def _label(
+    slide: Slide,
+    mask: TissueMask,
+    file: Path,
+    config: PipelineConfig,
+    roi: list[shapely.Geometry] | None,
+) -> LabelledTiles:
+    """Choose and label the tiles of an annotated slide."""
+    annotations = read_annotations(file, slide.info.size_wh)
+    areas = to_classes(annotations, config.label, file)
+    return label_tiles(slide.info, mask, areas, config.tile, config.label, roi)
+
+
+def _groups(job: SlideJob, config: PipelineConfig, count: int) -> tuple[str, ...] | None:
+    """Repeat the patient of a slide for each of its patches; None where it is not known."""
+    group = job.group
+    if group is None and config.label.group is not None:
+        group = find_group(job.slide_id, config.label.group)
+    return None if group is None else (group,) * count
+
+
+def _without_blurred(
+    slide: Slide, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
+) -> TileGrid:
+    if config.tile.min_sharpness is None:
+        return grid
+    scores = list(pool.map(lambda i: _tile_sharpness(slide, grid, i), range(len(grid))))
+    return drop_blurred(grid, np.array(scores), config.tile.min_sharpness)
 
 
 def _thumbnail(slide: Slide, overview: NDArray[np.uint8], overview_mpp: float) -> NDArray[np.uint8]:

@@ -44,7 +44,7 @@ class BundleError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ClassMArchitecture(_Part):
@@ -168,7 +168,7 @@ def save_bundle(
     if not card.strip():
         raise BundleError(f"{folder} has no card; say what it was trained on and where it fails")
     weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    _require_weights(weights, config, folder)
+    _require_weights(weights, _shapes(config).state_dict(), folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         partial = Path(scratch) / "new"
@@ -215,9 +215,8 @@ def load_bundle(folder: Path) -> Bundle:
             f"{folder / WEIGHTS_FILE} is not a safetensors file ({error}); no other format is "
             "read, since others can carry code"
         ) from error
-    _require_weights(weights, config, folder)
-    with torch.device("meta"):
-        network = build_network(config)
+    network = _shapes(config)
+    _require_weights(weights, network.state_dict(), folder)
     network.load_state_dict(weights, assign=True)
     return Bundle(
         config=config,
@@ -273,10 +272,16 @@ def _read_config(path: Path) -> BundleConfig:
         raise BundleError(f"{path} does not follow bundle.schema.json: {problems}") from error
 
 
-def _require_weights(weights: Mapping[str, Tensor], config: BundleConfig, folder: Path) -> None:
-    """Refuse tensors that are not just those of the configured network, all finite."""
+def _shapes(config: BundleConfig) -> ClassMNetwork:
+    """Build a network without values, which takes no memory and leaves the random state alone."""
     with torch.device("meta"):
-        expected = build_network(config).state_dict()
+        return build_network(config)
+
+
+def _require_weights(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Refuse tensors that are not just those expected, all finite."""
     for what, names in (
         ("lacks", expected.keys() - weights.keys()),
         ("has unknown", weights.keys() - expected.keys()),

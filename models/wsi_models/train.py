@@ -1,7 +1,7 @@
-"""A method, labelled patches and a division of them -> the best weights found, and how it went.
+"""A method, patches and a division of them -> the best weights found, and how it went.
 
 One loop for every method: it draws batches, steps, validates, logs and checkpoints. What is learnt
-from a batch is the method's business; data, recipe and the finished model are those of others.
+from a batch is the method's business; recipes and the finished model are those of others.
 """
 
 from __future__ import annotations
@@ -11,28 +11,401 @@ import json
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from wsi_models.atomic import replace_atomically
 from wsi_models.checkpoint import load_checkpoint, save_checkpoint
 from wsi_models.curves import draw_curves
 from wsi_models.errors import TrainingError
-from wsi_models.evaluate import balanced_accuracy, predict_logits
+from wsi_models.evaluate import balanced_accuracy
 from wsi_models.methods.base import UNKNOWN, Batch, Method
 from wsi_models.samplers import BalancedBatches, Drawing, PermutedBatches
-from wsi_models.splits import Split
+from wsi_models.sources import PatchSource, fetch_ahead, predict_logits
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch.optim import Optimizer
+
+    from wsi_models.splits import Split
 
 logger = logging.getLogger(__name__)
+
+LAST_FILE = "last.ckpt"
+BEST_FILE = "best.ckpt"
+
+
+class TrainConfig(BaseModel):
+    """How long and how exactly is trained; the defaults are those of CLASS-M."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(500, ge=1, description="Epochs at most.")
+    iterations: int = Field(1000, ge=1, description="Steps of the optimizer per epoch.")
+    seed: int = Field(0, ge=0, description="Decides weights at the start, batches and views.")
+    patience: int | None = Field(
+        None, ge=1, description="Stop after so many epochs without a better one; never if not set."
+    )
+    evaluation_batch: int = Field(128, ge=1, description="Patches per forward pass in validation.")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="Arithmetic of training and validation."
+    )
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; all of it is in the checkpoint.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs that are complete.
+    best_epoch : int
+        The epoch whose weights are kept; 0 before the first.
+    best_accuracy : float
+        Its balanced accuracy on the validation patches.
+    history : list of dict
+        One row of plain values per epoch.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is trained, on what, how, where to.
+
+    Attributes
+    ----------
+    method : Method
+        The method, freshly built.
+    source : PatchSource
+        The patches.
+    split : Split
+        Their division.
+    config : TrainConfig
+        Length, seed and precision.
+    out : Path
+        Folder of checkpoints, logs and curves.
+    """
+
+    method: Method
+    source: PatchSource
+    split: Split
+    config: TrainConfig
+    out: Path
+
+
+def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
+    """Train a method and leave it with the weights of its best epoch.
+
+    Parameters
+    ----------
+    task : Task
+        What is trained, on what, how.
+    fabric : Fabric
+        Device, precision and processes; launched.
+    resume : bool
+        Go on after the last complete epoch of the run in ``task.out``, if there is one. On a CPU
+        the result is bit for bit that of a run without interruption.
+
+    Returns
+    -------
+    Progress
+        How it went. The best epoch is the first with the highest balanced accuracy on the
+        validation patches.
+
+    Raises
+    ------
+    TrainingError
+        If a class has no training label, there is nothing to validate on, the loss is no number,
+        or there is a run in the folder that was not to be resumed or was set up differently.
+    """
+    _check(task, resume=resume)
+    method, config, out = task.method, task.config, task.out
+    optimizer = method.optimizer()
+    scheduler = method.scheduler(optimizer)
+    step, fabric_optimizer = fabric.setup(_Step(method), optimizer)
+    progress = Progress()
+    if resume and (out / LAST_FILE).exists():
+        progress = _restore(task, optimizer, scheduler)
+    labelled, unlabelled = _samplers(task, fabric)
+    while not _finished(progress, config):
+        epoch = progress.epoch + 1
+        begin = time.perf_counter()
+        generator = _seed_epoch(fabric, config.seed, epoch)
+        method.train()
+        log = _EpochLog()
+        batches = _draw(task, labelled, unlabelled, epoch)
+        for iteration, (known, unknown, truth) in enumerate(batches):
+            clock = epoch + iteration / config.iterations
+            total, parts, pseudo = step(
+                _tensors(known, fabric.device), _tensors(unknown, fabric.device), clock, generator
+            )
+            fabric_optimizer.zero_grad()
+            fabric.backward(total)
+            fabric_optimizer.step()
+            method.after_step()
+            log.add(total, parts, pseudo, truth)
+        method.after_epoch(epoch)
+        row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **log.means(fabric)}
+        row |= _validate(task, fabric)
+        _advance(scheduler, row["validation_loss"])
+        row["best"] = row["validation_balanced_accuracy"] > progress.best_accuracy
+        progress.history.append({**row, "seconds": round(time.perf_counter() - begin, 2)})
+        progress.epoch = epoch
+        if row["best"]:
+            progress.best_epoch = epoch
+            progress.best_accuracy = row["validation_balanced_accuracy"]
+        if fabric.is_global_zero:
+            _save(task, progress, optimizer, scheduler)
+            write_history(out, progress.history)
+        fabric.barrier()
+        logger.info("epoch %d: %s", epoch, row)
+    method.load_state_dict(load_checkpoint(out / BEST_FILE)["method"])
+    return progress
+
+
+class _Step(nn.Module):
+    """A method whose forward takes and gives plain containers, as wrappers for DDP and AMP need."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(
+        self,
+        labelled: tuple[Tensor, ...],
+        unlabelled: tuple[Tensor, ...] | None,
+        clock: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, float], Tensor | None]:
+        losses = self.method.training_step(
+            Batch(*labelled), None if unlabelled is None else Batch(*unlabelled), clock, generator
+        )
+        return losses.total, dict(losses.parts), losses.pseudo
+
+
+class _EpochLog:
+    """Averages what the steps of an epoch report."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._steps = 0
+        self._right = self._judged = 0
+
+    def add(
+        self, total: Tensor, parts: Mapping[str, float], pseudo: Tensor | None, truth: Tensor | None
+    ) -> None:
+        """Take the report of one step; ``truth`` is what the labels withheld would have been."""
+        self._steps += 1
+        for name, value in parts.items():
+            known = name.startswith(("loss", "pseudo"))
+            self._sums[name if known else f"loss_{name}"] += value
+        loss = float(total.detach())
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} in step {self._steps} of the epoch: the training "
+                "diverged; lower the learning rate, or train in 32-true"
+            )
+        self._sums["loss"] += loss
+        if pseudo is not None and truth is not None:
+            judged = truth != UNKNOWN
+            self._judged += int(judged.sum())
+            self._right += int((pseudo.cpu() == truth)[judged].sum())
+
+    def means(self, fabric: Fabric) -> dict[str, float]:
+        """Return the averages over steps and processes."""
+        values = {name: total / self._steps for name, total in sorted(self._sums.items())}
+        if self._judged:
+            values["pseudo_accuracy"] = self._right / self._judged
+        if fabric.world_size > 1:
+            packed = torch.tensor(list(values.values()), dtype=torch.float64, device=fabric.device)
+            reduced = fabric.all_reduce(packed, reduce_op="mean")
+            assert isinstance(reduced, Tensor)
+            values = dict(zip(values, reduced.tolist(), strict=True))
+        return values
+
+
+def _check(task: Task, *, resume: bool) -> None:
+    """Refuse what cannot be trained before any time is spent."""
+    source, split = task.source, task.split
+    found = set(source.label[split.labelled].tolist())
+    missing = [name for code, name in enumerate(source.classes) if code not in found]
+    if missing:
+        raise TrainingError(
+            f"no training label for {', '.join(missing)}; change the split or the classes"
+        )
+    if len(split.validation) == 0:
+        raise TrainingError("no labelled patch to validate on; give the validation part a share")
+    absent = len(source.classes) - len(set(source.label[split.validation].tolist()))
+    if absent:
+        logger.warning("%d classes have no validation patch: selection ignores them", absent)
+    if (task.out / LAST_FILE).exists() and not resume:
+        raise TrainingError(
+            f"{task.out} holds a run; go on with it (resume) or choose another folder"
+        )
+
+
+def _samplers(task: Task, fabric: Fabric) -> tuple[BalancedBatches, PermutedBatches | None]:
+    method, source, split = task.method, task.source, task.split
+    drawing = Drawing(
+        seed=task.config.seed,
+        block=source.block,
+        rank=fabric.global_rank,
+        ranks=fabric.world_size,
+    )
+    labelled = BalancedBatches(source.label, split.labelled, method.labelled_per_step, drawing)
+    if method.unlabelled_per_step == 0:
+        return labelled, None
+    return labelled, PermutedBatches(split.unlabelled, method.unlabelled_per_step, drawing)
+
+
+def _draw(
+    task: Task, labelled: BalancedBatches, unlabelled: PermutedBatches | None, epoch: int
+) -> Iterator[tuple[Batch, Batch | None, Tensor | None]]:
+    """Yield labelled and unlabelled batches, the latter without labels, and what these were."""
+    iterations = task.config.iterations
+    known = labelled.epoch(epoch, iterations)
+    if unlabelled is None:
+        for batch in fetch_ahead(task.source, list(known)):
+            yield batch, None, None
+        return
+    unknown = unlabelled.epoch(epoch, iterations)
+    both = np.concatenate([known, unknown], axis=1)
+    count = known.shape[1]
+    for batch in fetch_ahead(task.source, list(both)):
+        withheld = torch.full((unknown.shape[1],), UNKNOWN)
+        yield (
+            Batch(batch.rgb[:count], batch.unmix[:count], batch.label[:count]),
+            Batch(batch.rgb[count:], batch.unmix[count:], withheld),
+            batch.label[count:],
+        )
+
+
+def _tensors(batch: Batch | None, device: torch.device) -> tuple[Tensor, ...] | None:
+    if batch is None:
+        return None
+    moved = batch.to(device)
+    return moved.rgb, moved.unmix, moved.label
+
+
+def _seed_epoch(fabric: Fabric, seed: int, epoch: int) -> torch.Generator:
+    """Begin the random draws of an epoch anew, so that none of their state has to be saved.
+
+    The global generator is for layers that ask no other, such as dropout.
+    """
+    sequence = np.random.SeedSequence([seed, epoch, fabric.global_rank])
+    views, layers = (int(value) for value in sequence.generate_state(2, np.uint64) >> 1)
+    torch.manual_seed(layers)
+    return torch.Generator(fabric.device).manual_seed(views)
+
+
+def _validate(task: Task, fabric: Fabric) -> dict[str, float]:
+    """Judge the evaluated network on the validation patches."""
+    indices = task.split.validation
+    if fabric.world_size > 1:
+        # batch normalisation keeps statistics per process; those of the first are saved
+        for buffer in task.method.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    logits = predict_logits(fabric, task.method, task.source, indices, task.config.evaluation_batch)
+    label = torch.from_numpy(task.source.label[indices])
+    predicted = logits.argmax(dim=1)
+    return {
+        "validation_loss": float(functional.cross_entropy(logits, label)),
+        "validation_accuracy": float((predicted == label).float().mean()),
+        "validation_balanced_accuracy": balanced_accuracy(predicted, label),
+    }
+
+
+def _advance(scheduler: LRScheduler | None, validation_loss: float) -> None:
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(validation_loss)
+    elif scheduler is not None:
+        scheduler.step()
+
+
+def _finished(progress: Progress, config: TrainConfig) -> bool:
+    waited = progress.epoch - progress.best_epoch
+    stale = config.patience is not None and waited >= config.patience
+    return progress.epoch >= config.epochs or stale
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    """Return what a resumed run must have in common with the one that it goes on with."""
+    return {
+        "config": task.config.model_dump(mode="json", exclude={"epochs", "patience"}),
+        "classes": list(task.source.classes),
+        "patches": len(task.source.label),
+        "labelled": task.split.labelled.tolist(),
+    }
+
+
+def _save(
+    task: Task, progress: Progress, optimizer: Optimizer, scheduler: LRScheduler | None
+) -> None:
+    """Keep the best weights, then the state: a crash in between repeats the epoch."""
+    weights = task.method.state_dict()
+    if progress.best_epoch == progress.epoch:
+        save_checkpoint(task.out / BEST_FILE, {"method": weights, "epoch": progress.epoch})
+    state = {
+        "identity": _identity(task),
+        "method": weights,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "epoch": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "best_accuracy": progress.best_accuracy,
+        "history": progress.history,
+    }
+    save_checkpoint(task.out / LAST_FILE, state)
+
+
+def _restore(task: Task, optimizer: Optimizer, scheduler: LRScheduler | None) -> Progress:
+    path = task.out / LAST_FILE
+    state = load_checkpoint(path)
+    wanted = _identity(task)
+    changed = [name for name in wanted if wanted[name] != state["identity"][name]]
+    if changed:
+        raise TrainingError(
+            f"{path} was trained with other {', '.join(changed)}; resume with the recipe and data "
+            "of the run, or train anew in another folder"
+        )
+    task.method.load_state_dict(state["method"])
+    optimizer.load_state_dict(state["optimizer"])
+    if scheduler is not None:
+        scheduler.load_state_dict(state["scheduler"])
+    return Progress(
+        epoch=state["epoch"],
+        best_epoch=state["best_epoch"],
+        best_accuracy=state["best_accuracy"],
+        history=state["history"],
+    )
+
+
+def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Write ``history.json``, ``history.csv`` and ``curves.png``, one row or point per epoch."""
+    with replace_atomically(folder / "history.json") as partial:
+        partial.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    names = list(dict.fromkeys(name for row in history for name in row))
+    with (
+        replace_atomically(folder / "history.csv") as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows(history)
+    draw_curves(folder / "curves.png", history)

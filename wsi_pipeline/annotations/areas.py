@@ -122,8 +122,6 @@ def build_areas(name: str, polygons: Iterable[Sequence[Sequence[Any]]]) -> Itera
             if rings
         ]
     )
-    if not np.isfinite(shapely.get_coordinates(shape)).all():
-        raise ValueError("a coordinate is not finite")
     yield from keep_area(name, shape)
 
 
@@ -137,4 +135,7 @@ def keep_area(name: str, shape: BaseGeometry) -> Iterator[Annotation]:
 
 
 def _ring(points: Sequence[Any]) -> list[Point]:
-    return [(float(point[0]), float(point[1])) for point in points]
+    ring = [(float(point[0]), float(point[1])) for point in points]
+    if not np.isfinite(ring).all():
+        raise ValueError("a coordinate is not finite")
+    return ring

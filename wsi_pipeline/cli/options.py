@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 
-from wsi_pipeline.config import PipelineConfig, StageConfig, load_config
+from wsi_pipeline.config import PipelineConfig, StageConfig, load_config, read_toml
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -167,6 +167,50 @@ def run_options(command: Command) -> Command:
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def label_options(command: Command) -> Command:
+    """Give a command annotated areas that label its tiles."""
+    decorators = [
+        click.option(
+            "--labels",
+            type=click.Path(exists=True, path_type=Path),
+            help="Annotation file whose areas give the tiles their classes, or a folder of "
+            "<slide_id>.geojson, .json or .xml: QuPath, ASAP, ImageScope, caMicroscope or NCRF.",
+        ),
+        click.option(
+            "--label-map",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="TOML file with a table 'classes' (a class = a list of names of areas) and, as "
+            "needed, 'ignored' and 'priority'; it beats [label] of --config.",
+        ),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def add_label_map(values: dict[str, Any], label_map: Path | None) -> None:
+    """Put the keys of a label map among what :func:`config_options` collected; flags beat them.
+
+    Parameters
+    ----------
+    values : dict
+        Keywords of the command; changed in place.
+    label_map : Path or None
+        TOML file with keys of the stage ``label``.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not TOML.
+    """
+    if label_map is None:
+        return
+    for key, value in read_toml(label_map).items():
+        name = f"label{_SEPARATOR}{key}"
+        if values.get(name) is None:
+            values[name] = value
 
 
 def output_options(command: Command) -> Command:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_pipeline.config import LabelConfig, Unmapped
+from wsi_pipeline.config import LabelConfig, LabelTiles, Unmapped
 from wsi_pipeline.errors import AnnotationError, ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def to_classes(
     -------
     tuple of ClassArea
         One per annotation, in their order; ignored ones too, since a place in one of them is
-        not outside the annotations.
+        not outside the annotations. Where tiles outside are asked for, names do not matter and
+        no area has a class.
 
     Raises
     ------
@@ -69,6 +70,11 @@ def to_classes(
     AnnotationError
         If names are in no class and not ignored.
     """
+    if config.label_tiles is LabelTiles.OUTSIDE:
+        return tuple(
+            ClassArea(geometry=annotation.geometry, label=UNLABELLED, rank=0)
+            for annotation in annotations
+        )
     found = Counter(annotation.name for annotation in annotations)
     if not config.classes:
         raise ConfigError(

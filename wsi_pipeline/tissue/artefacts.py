@@ -24,8 +24,6 @@ from wsi_pipeline.tissue.regions import (
 from wsi_pipeline.types import Area
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 STROKE_UM = 48.0
@@ -95,7 +93,8 @@ def find_artefacts(light: Absorption, mpp: float, *, pen: bool, edges: bool) -> 
     """
     usual = usual_absorption(light)
     areas = np.full(light.total.shape, Area.GLASS, dtype=np.uint8)
-    ink = _find_ink(light, usual, mpp)
+    red = _follow(_red_ink(light, usual), mpp)
+    ink = red | _follow(_cool_ink(light), mpp) | _follow(_dark_ink(light, usual), mpp)
     neutral = _find_neutral(light, ink, mpp)
     if edges:
         for area in (Area.BLACK, Area.EDGE):
@@ -103,50 +102,56 @@ def find_artefacts(light: Absorption, mpp: float, *, pen: bool, edges: bool) -> 
     ink |= neutral == Area.PEN
     if pen and ink.any():
         areas[_complete(ink, light, mpp)] = Area.PEN
-        areas[_find_scraps(areas, light, usual, mpp)] = Area.PEN
+    if pen and red.any():
+        areas[_find_scraps(areas == Area.GLASS, red, light, usual, mpp)] = Area.PEN
     return areas
 
 
-def _find_ink(light: Absorption, usual: Usual, mpp: float) -> Region:
-    """Find coloured and dark violet ink, without its rim."""
-    found = np.zeros(light.total.shape, dtype=np.bool_)
-    for ink in _inks(light, usual):
-        if not opened(ink.proof, max(1, int(STROKE_UM / 2 / mpp))).any():
-            continue
-        marks = keep_by_area(ink.sure, mpp, least_um2=SPECK_UM2)
-        stroke = connected_to(marks, ink.likely)
-        found |= stroke | (ink.possible & within(stroke, NEAR_INK_UM, mpp))
-    return found
+def _follow(ink: _Ink, mpp: float) -> Region:
+    """Follow the strokes of one ink as far as they reach, without their rim."""
+    if not opened(ink.proof, max(1, int(STROKE_UM / 2 / mpp))).any():
+        return np.zeros_like(ink.proof)
+    marks = keep_by_area(ink.sure, mpp, least_um2=SPECK_UM2)
+    stroke = connected_to(marks, ink.likely)
+    return stroke | (ink.possible & within(stroke, NEAR_INK_UM, mpp))
 
 
-def _inks(light: Absorption, usual: Usual) -> Iterator[_Ink]:
-    """Yield green and blue, red, and dark violet ink.
+# The limits of proofs stand where no tissue of the slides at hand reached in a solid spot; the
+# others follow the slide's own stain, so that pale and strong slides are judged alike.
 
-    Proofs stand where no tissue of the slides at hand reached in a solid spot; the other limits
-    follow the slide's own stain, so that pale and strong slides are judged alike.
-    """
-    total, redness, warmth = light.total, light.redness, light.warmth
-    cool = redness < np.minimum(-0.12, -0.10 * total)
-    yield _Ink(
+
+def _cool_ink(light: Absorption) -> _Ink:
+    """Green and blue: absorbs red more than green."""
+    cool = light.redness < np.minimum(-0.12, -0.10 * light.total)
+    return _Ink(
         proof=cool,
         sure=cool,
-        likely=redness < np.minimum(-0.04, -0.04 * total),
-        possible=redness < -0.015,
+        likely=light.redness < np.minimum(-0.04, -0.04 * light.total),
+        possible=light.redness < -0.015,
     )
+
+
+def _red_ink(light: Absorption, usual: Usual) -> _Ink:
+    """Red: absorbs green and blue alike, and far more than the slide's eosin does."""
+    total, redness, warmth = light.total, light.redness, light.warmth
     pure = (warmth > 0.05 * total) & (light.brownness < 0.07 * total)
     beyond_eosin = (redness > max(0.18, 1.7 * usual.redness)) & (warmth > -0.10 * total)
-    yield _Ink(
+    return _Ink(
         proof=pure & (redness > max(0.42, 2.2 * usual.redness)),
         sure=pure & (redness > max(0.35, 2.0 * usual.redness)),
         likely=beyond_eosin | (redness > 0.10) & (warmth > 0.10 * total),
         possible=(redness > 0.04) & (warmth > (usual.warmth + 0.20) * total),
     )
-    violet = light.spread > 0.12 * total
-    yield _Ink(
-        proof=violet & (total > 2.4),
-        sure=violet & (total > 2.1),
-        likely=total > max(1.0, 1.6 * usual.total),
-        possible=np.zeros_like(violet),
+
+
+def _dark_ink(light: Absorption, usual: Usual) -> _Ink:
+    """Dark violet and brown: lets less light through than packed nuclei do."""
+    coloured = light.spread > 0.12 * light.total
+    return _Ink(
+        proof=coloured & (light.total > 2.4),
+        sure=coloured & (light.total > 2.1),
+        likely=light.total > max(1.0, 1.6 * usual.total),
+        possible=np.zeros_like(coloured),
     )
 
 
@@ -180,20 +185,19 @@ def _complete(ink: Region, light: Absorption, mpp: float) -> Region:
     return within(ink, max(MARGIN_UM, mpp), mpp)
 
 
-def _find_scraps(areas: NDArray[np.uint8], light: Absorption, usual: Usual, mpp: float) -> Region:
-    """Find the ends of a dry red stroke: small pieces on glass beside ink, warmer than tissue.
+def _find_scraps(free: Region, red: Region, light: Absorption, usual: Usual, mpp: float) -> Region:
+    """Find the ends of a dry red stroke: ``free`` small pieces on glass, warmer than tissue.
 
     Looked for among whole pieces, and among what is left of them where a disc does not fit in:
     the streaks that a brush drags from the ink to the tissue.
     """
-    other = areas == Area.GLASS
     clear = light.spread <= 0.03
-    stained = other & ~clear
+    stained = free & ~clear
     side = 2 * round(NEAR_INK_UM / mpp) + 1
-    glass = cv2.blur((other & clear).astype(np.float32), (side, side))
-    near = within(areas == Area.PEN, SCRAP_UM, mpp)
+    glass = cv2.blur((free & clear).astype(np.float32), (side, side))
+    near = within(red, SCRAP_UM, mpp)
     warm = light.warmth - np.float32(usual.warmth + 0.10) * light.total
-    found = np.zeros(areas.shape, dtype=np.bool_)
+    found = np.zeros_like(stained)
     for pieces in (stained, stained & ~opened(stained, round(STREAK_UM / 2 / mpp))):
         count, label, stats, _ = cv2.connectedComponentsWithStats(pieces.view(np.uint8))
         nearness, glassiness, warmth = (

@@ -30,11 +30,11 @@ Otsu's threshold splits whatever it is given: on a field of nothing but glass it
 noise, on one of nothing but tissue it would cut hematoxylin from eosin. Clean glass stays below
 the first value; stained tissue of pale slides exceeds the second."""
 
-MAX_PIXELS = 8_000_000
+MAX_PIXELS = 4_000_000
 """Larger overviews are judged at fewer pixels; outlines are then true to the coarser pixel.
 
-Bounds time and memory: at 8 um/px this holds a section of 22 x 22 mm, and one of 40 x 40 mm is
-judged at 14 um/px."""
+Bounds time and memory: at 8 um/px this holds a section of 16 x 16 mm, and one of 40 x 40 mm is
+judged at 20 um/px."""
 
 ARTEFACT_MPP = 16.0
 """Resolution that ink, borders and edges are looked for at, um/px; strokes are far wider."""

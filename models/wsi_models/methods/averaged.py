@@ -174,6 +174,20 @@ def require_sizes(method: Method, labelled: Batch, unlabelled: Batch | None) -> 
         )
 
 
+def both_batches(method: Method, labelled: Batch, unlabelled: Batch | None) -> tuple[Batch, Batch]:
+    """Return both batches of a method that cannot do without the unlabelled one.
+
+    Raises
+    ------
+    ValueError
+        If a batch is missing or of another size.
+    """
+    require_sizes(method, labelled, unlabelled)
+    if unlabelled is None:
+        raise ValueError("this method learns from unlabelled patches, got none")
+    return labelled, unlabelled
+
+
 def probabilities(logits: Tensor) -> Tensor:
     """Turn logits into class probabilities, at least in float32."""
     return functional.softmax(full_precision(logits), dim=1)

@@ -192,7 +192,10 @@ class Method(nn.Module, ABC):
         """
         network = self.export_network()
         with torch.no_grad():
-            return self.classify(network, self.evaluation_input(batch))
+            inputs = self.evaluation_input(batch)
+            if len(batch) == 0:  # residual networks cannot flatten nothing
+                return inputs.new_zeros((0, self.classes))
+            return self.classify(network, inputs)
 
     def forward(
         self,

@@ -45,7 +45,7 @@ class ClassMConfig(AveragedConfig):
     )
     mixup: bool = Field(
         True,
-        description="Mix labelled and pseudo-labelled patches; without it the method is CLASS.",
+        description="Mix labelled and pseudo-labelled patches; else the method is CLASS.",
     )
     contrastive: bool = Field(True, description="Contrast the two stains of each patch.")
     mixing: MixingConfig = Field(MixingConfig(), description="Pseudo-labels and mixing.")

@@ -5,20 +5,18 @@ Pseudo-labels of weak views, where certain enough, are what strong views are to 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch.nn import functional
 
 from wsi_models.losses.classification import full_precision, soft_cross_entropy
-from wsi_models.methods.averaged import floats, probabilities, require_sizes, step_sizes
+from wsi_models.methods.averaged import both_batches, floats, probabilities, step_sizes
 from wsi_models.methods.base import UNKNOWN, Batch, Losses
 from wsi_models.methods.optimisation import OptimisationConfig
 from wsi_models.methods.rgb import RgbConfig, RgbMethod
-
-if TYPE_CHECKING:
-    from wsi_models.parts.ema import BufferPolicy
+from wsi_models.parts.ema import BufferPolicy
 
 FIXMATCH_OPTIMISATION = OptimisationConfig(
     name="sgd", lr=0.03, weight_decay=5e-4, schedule="cosine"
@@ -87,8 +85,7 @@ class FixMatch(RgbMethod):
         generator: torch.Generator,
     ) -> Losses:
         """Compute the losses of one step; see :meth:`Method.training_step`."""
-        require_sizes(self, labelled, unlabelled)
-        assert unlabelled is not None
+        labelled, unlabelled = both_batches(self, labelled, unlabelled)
         self.network.train()
         views = (
             self.views.random(labelled, generator),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from wsi_models.methods.averaged import floats, require_sizes, step_sizes
+from wsi_models.methods.averaged import both_batches, floats, step_sizes
 from wsi_models.methods.base import Batch, Losses
 from wsi_models.methods.mixing import MixingConfig, mixed_losses, ramp
 from wsi_models.methods.rgb import RgbConfig, RgbMethod
@@ -61,8 +61,7 @@ class MixMatch(RgbMethod):
         generator: torch.Generator,
     ) -> Losses:
         """Compute the losses of one step; see :meth:`Method.training_step`."""
-        require_sizes(self, labelled, unlabelled)
-        assert unlabelled is not None
+        labelled, unlabelled = both_batches(self, labelled, unlabelled)
         self.network.train()
         config = self.config.mixing
         view = self.views.random(labelled, generator)

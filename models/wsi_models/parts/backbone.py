@@ -204,20 +204,21 @@ class _VisionTransformer(nn.Module):
             )
         from monai.networks.nets.vit import ViT
 
-        self.network = cast(
-            "nn.Module",
-            ViT(
-                in_channels=channels,
-                img_size=(patch_px, patch_px),
-                patch_size=(config.token_px, config.token_px),
-                hidden_size=config.hidden,
-                mlp_dim=4 * config.hidden,
-                num_layers=config.layers,
-                num_heads=config.heads,
-                proj_type="conv",
-                spatial_dims=2,
-            ),
+        network = ViT(
+            in_channels=channels,
+            img_size=(patch_px, patch_px),
+            patch_size=(config.token_px, config.token_px),
+            hidden_size=config.hidden,
+            mlp_dim=4 * config.hidden,
+            num_layers=config.layers,
+            num_heads=config.heads,
+            proj_type="conv",
+            spatial_dims=2,
         )
+        for block in network.blocks:
+            # built for attention to another sequence, never used, and in the way of gradients
+            block.norm_cross_attn = nn.Identity()
+        self.network = cast("nn.Module", network)
 
     def forward(self, patches: Tensor) -> Tensor:
         tokens: Tensor = self.network(patches)[0]

@@ -5,15 +5,13 @@ Says what is done; :mod:`wsi_models.views.inputs` does it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from wsi_models.parts.choices import Choices
-
-if TYPE_CHECKING:
-    from wsi_models.views.color import ChannelPair
-    from wsi_models.views.geometry import Rotation
+from wsi_models.views.color import ChannelPair
+from wsi_models.views.geometry import Rotation
 
 
 class GeometryConfig(Choices):

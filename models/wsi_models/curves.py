@@ -1,0 +1,141 @@
+"""The history of a training run, or an evaluation -> a picture.
+
+Draws what it is given and computes nothing; the only module of the package that knows matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from wsi_models.atomic import replace_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from wsi_models.evaluate import Evaluation
+
+DPI = 110
+BEST_COLOR = "#d32f2f"
+
+
+def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Draw losses, validation accuracy, pseudo-labels and learning rate over the epochs.
+
+    Parameters
+    ----------
+    path : Path
+        PNG to write; an older one is replaced in one step.
+    history : sequence of mapping
+        One row per epoch, as the training loop keeps it.
+    """
+    figure = Figure(figsize=(11, 7), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, accuracy, pseudo, rate = figure.subplots(2, 2).ravel()
+    names = sorted({name for row in history for name in row if name.startswith("loss")})
+    _lines(losses, history, [*names, "validation_loss"], "loss (training mean per epoch)")
+    losses.set_yscale("log")
+    names = ["validation_balanced_accuracy", "validation_accuracy"]
+    _lines(accuracy, history, names, "validation accuracy")
+    _mark_best(accuracy, history)
+    names = ["pseudo_accuracy", "pseudo_confidence"]
+    _lines(pseudo, history, names, "pseudo-labels of unlabelled patches")
+    _lines(rate, history, ["lr"], "learning rate")
+    _save(path, figure)
+
+
+def draw_evaluation(path: Path, evaluation: Evaluation, title: str) -> None:
+    """Draw confusion matrix, recall and reliability of a classifier.
+
+    Parameters
+    ----------
+    path : Path
+        PNG to write; an older one is replaced in one step.
+    evaluation : Evaluation
+        The figures.
+    title : str
+        What was evaluated on what.
+    """
+    figure = Figure(figsize=(12, 5.6), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    matrix, reliability = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    figures = "   ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in evaluation.headline().items())
+    figure.suptitle(f"{title}\n{evaluation.count:,} patches   {figures}", fontsize=11)
+    _draw_confusion(matrix, evaluation)
+    _draw_reliability(reliability, evaluation)
+    _save(path, figure)
+
+
+def _lines(
+    axes: Axes, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
+) -> None:
+    """Draw the named values that the rows have; a single epoch is a dot."""
+    drawn = False
+    for name in names:
+        points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
+        if points:
+            epochs, values = zip(*points, strict=True)
+            axes.plot(epochs, values, marker="." if len(points) < 30 else "", label=_label(name))
+            drawn = True
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    if drawn:
+        axes.legend(fontsize=8, frameon=False)
+    else:
+        axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", color="#777777")
+
+
+def _label(name: str) -> str:
+    return name.replace("validation_", "validation ").replace("_", " ")
+
+
+def _mark_best(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    best = [row for row in history if row.get("best")]
+    if best:
+        row = best[-1]
+        value = row["validation_balanced_accuracy"]
+        axes.axvline(row["epoch"], color=BEST_COLOR, linewidth=1, linestyle=":")
+        axes.set_title(f"chosen: epoch {row['epoch']}, {value:.3f}", fontsize=9, loc="right")
+
+
+def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
+    counts = np.array(evaluation.confusion, dtype=np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, col), share in np.ndenumerate(shares):
+        text = f"{share:.2f}\n{counts[row, col]:,.0f}"
+        color = "white" if share > 0.55 else "black"
+        axes.text(col, row, text, ha="center", va="center", fontsize=8, color=color)
+    names = [
+        f"{name} (none)" if recall is None else name
+        for name, recall in zip(evaluation.classes, evaluation.recall, strict=True)
+    ]
+    places = range(len(names))
+    axes.set_xticks(places, evaluation.classes, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(places, names, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="truth")
+    axes.set_title("share of the truth, and patches; the diagonal is recall", fontsize=9)
+
+
+def _draw_reliability(axes: Axes, evaluation: Evaluation) -> None:
+    confidence = [item.confidence for item in evaluation.reliability]
+    accuracy = [item.accuracy for item in evaluation.reliability]
+    share = [item.count / evaluation.count for item in evaluation.reliability]
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="calibrated")
+    axes.bar(confidence, share, width=0.03, color="#b0bec5", label="share of patches")
+    axes.plot(confidence, accuracy, marker="o", color="#1565c0", label="accuracy")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+    axes.set_title(f"reliability; expected calibration error {evaluation.ece:.3f}", fontsize=9)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    axes.grid(alpha=0.3)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with replace_atomically(path) as partial:
+        figure.savefig(partial)

@@ -1,0 +1,201 @@
+"""A finished training run -> the bundle that ``wsi-pipeline run`` uses, with its card.
+
+Only CLASS-M on stains has bundles: patch stores of slides hold H/E, not RGB.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_models.bundle import BundleConfig, ClassMArchitecture, TrainingFacts, save_bundle
+from wsi_models.methods import ClassMConfig
+from wsi_models.parts.backbone import SMALL_LAYERS, SMALL_PLANES, ResNet18Config, SmallConfig
+from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES
+
+if TYPE_CHECKING:
+    from wsi_models.evaluate import Evaluation
+    from wsi_models.recipe import Recipe
+    from wsi_models.train import Progress, Task
+    from wsi_models.views import Normalisation
+
+logger = logging.getLogger(__name__)
+
+CARD_EPOCHS = 25
+"""Rows of the history in a card, evenly spaced over the epochs."""
+
+
+def publish_bundle(
+    folder: Path,
+    recipe: Recipe,
+    task: Task,
+    progress: Progress,
+    evaluation: Evaluation,
+    normalisation: Normalisation | None,
+) -> Path | None:
+    """Write the bundle of a trained method.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder to make, or to replace.
+    recipe : Recipe
+        What was done.
+    task : Task
+        The method with its best weights, and its patches.
+    progress : Progress
+        How the training went.
+    evaluation : Evaluation
+        How good the model is on patches it was not trained on.
+    normalisation : Normalisation or None
+        Of the training set; None for methods on RGB.
+
+    Returns
+    -------
+    Path or None
+        The folder; None where the model cannot be a bundle, with the reason in the log.
+    """
+    architecture = _architecture(recipe)
+    if architecture is None or normalisation is None:
+        logger.warning(
+            "%s: no bundle, since those are for CLASS-M on stains with a ResNet encoder; "
+            "'wsi-pipeline evaluate' takes the run folder instead",
+            recipe.name,
+        )
+        return None
+    assert isinstance(recipe.method, ClassMConfig)
+    source = task.source
+    config = BundleConfig(
+        name=recipe.name,
+        method="class-m",
+        architecture=architecture,
+        class_names=source.classes,
+        class_colors=recipe.classes.colors or class_colors(len(source.classes)),
+        mpp=source.mpp,
+        patch_px=recipe.method.views.patch_px,
+        stain_convention="macenko-log10-he-v1",
+        mean=normalisation.mean,
+        std=normalisation.std,
+        training=TrainingFacts(
+            loss=_describe_loss(recipe.method),
+            data=_describe_data(task),
+            seed=recipe.train.seed,
+            metrics={
+                "validation_balanced_accuracy": progress.best_accuracy,
+                **evaluation.headline(),
+            },
+        ),
+    )
+    card = write_card(recipe, task, progress, evaluation)
+    save_bundle(folder, config, task.method.export_network(), card, overwrite=True)
+    return folder
+
+
+def class_colors(count: int) -> tuple[str, ...]:
+    """Choose ``count`` colours that differ in hue, by turns dark and light."""
+    return tuple(
+        "#" + "".join(f"{round(255 * part):02x}" for part in _rgb(index / count, index % 2))
+        for index in range(count)
+    )
+
+
+def write_card(recipe: Recipe, task: Task, progress: Progress, evaluation: Evaluation) -> str:
+    """Write the model card in Markdown, with the history of loss and learning rate."""
+    figures = "\n".join(
+        f"| {name.replace('_', ' ')} | {value:.4f} |"
+        for name, value in evaluation.headline().items()
+    )
+    recalls = ", ".join(
+        f"{name} {'without patches' if recall is None else format(recall, '.3f')}"
+        for name, recall in zip(evaluation.classes, evaluation.recall, strict=True)
+    )
+    return f"""# {recipe.name}
+
+Classes: {", ".join(task.source.classes)}.
+
+**Data.** {_describe_data(task)} Its licence and its limits are those of that data.
+
+**Training.** Method `{recipe.method.method}`, seed {recipe.train.seed}; epoch {progress.best_epoch}
+of {progress.epoch} was kept, with the highest balanced accuracy on the validation groups
+({progress.best_accuracy:.4f}).
+
+**Results** on {evaluation.count} patches of {len(evaluation.groups)} groups that were not trained on:
+
+| figure | value |
+|---|---|
+{figures}
+
+Recall: {recalls}.
+
+**Limits.** Measured on tissue like that it was trained on, and on nothing else. Not for diagnosis.
+
+## History
+
+{_history_table(progress.history)}
+
+## Recipe
+
+```json
+{recipe.model_dump_json(indent=1)}
+```
+"""
+
+
+def _architecture(recipe: Recipe) -> ClassMArchitecture | None:
+    """Describe the encoders of a method that can be a bundle."""
+    if not isinstance(recipe.method, ClassMConfig):
+        return None
+    views = recipe.method.views
+    if views.channels != "he" or views.stain_matrix != "slide":
+        return None
+    match recipe.method.encoder:
+        case ResNet18Config():
+            return ClassMArchitecture(layers=RESNET18_LAYERS, block_inplanes=RESNET18_PLANES)
+        case SmallConfig():
+            return ClassMArchitecture(layers=SMALL_LAYERS, block_inplanes=SMALL_PLANES)
+        case _:
+            return None
+
+
+def _describe_loss(method: ClassMConfig) -> str:
+    parts = ["cross-entropy"]
+    if method.mixup:
+        parts += ["MixUp", "consistency with sharpened pseudo-labels"]
+    if method.contrastive:
+        parts.append("triplet contrast of the stains")
+    return "CLASS-M: " + ", ".join(parts) if method.mixup else "CLASS: " + ", ".join(parts)
+
+
+def _describe_data(task: Task) -> str:
+    split, source = task.split, task.source
+    counts = np.bincount(source.label[split.labelled], minlength=len(source.classes))
+    labels = ", ".join(
+        f"{name} {count}" for name, count in zip(source.classes, counts.tolist(), strict=True)
+    )
+    return (
+        f"{len(split.labelled)} labelled patches ({labels}) and {len(split.unlabelled)} unlabelled "
+        f"ones of {len(split.groups['train'])} groups; {len(split.validation)} patches of "
+        f"{len(split.groups['validation'])} groups to validate, {len(split.test)} of "
+        f"{len(split.groups['test'])} to test."
+    )
+
+
+def _history_table(history: list[dict[str, Any]]) -> str:
+    """Write some epochs as a Markdown table, the first, the last and evenly between."""
+    chosen = np.unique(np.linspace(0, len(history) - 1, CARD_EPOCHS).round().astype(int))
+    lines = ["| epoch | learning rate | loss | validation loss | validation balanced accuracy |"]
+    lines.append("|---|---|---|---|---|")
+    for row in (history[index] for index in chosen):
+        lines.append(
+            f"| {row['epoch']} | {row['lr']:.3g} | {row['loss']:.4f} | "
+            f"{row['validation_loss']:.4f} | {row['validation_balanced_accuracy']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def _rgb(hue: float, light: int) -> tuple[float, float, float]:
+    return colorsys.hls_to_rgb(hue, 0.55 if light else 0.42, 0.65)

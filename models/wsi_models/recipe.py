@@ -1,0 +1,100 @@
+"""A TOML file -> everything a training run depends on besides its patches, checked.
+
+Says what is done; :mod:`wsi_models.experiment` does it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsi_models.errors import TrainingError
+from wsi_models.methods import MethodConfig
+from wsi_models.splits import SplitConfig
+from wsi_models.train import TrainConfig
+
+Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassesConfig(_Part):
+    """Which classes there are."""
+
+    names: tuple[str, ...] = Field(
+        (), description="Classes in the order of the outputs; all labels, sorted, if not given."
+    )
+    labels: dict[str, str] = Field(
+        {}, description="Class of each stored label that is not called as its class."
+    )
+    colors: tuple[Color, ...] = Field(
+        (), description="Colour of each class in heatmaps; chosen for you if not given."
+    )
+
+
+class Recipe(_Part):
+    """Everything a training run depends on besides its patches."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Names the bundle and its predictions."
+    )
+    classes: ClassesConfig = ClassesConfig()
+    split: SplitConfig = SplitConfig()
+    train: TrainConfig = TrainConfig()
+    method: MethodConfig
+
+
+def load_recipe(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file with ``name`` and the tables ``classes``, ``split``, ``train`` and ``method``.
+    overrides : mapping of mapping or None
+        Values that beat the file, by table and key.
+
+    Returns
+    -------
+    Recipe
+        The recipe; what the file leaves out has its default.
+
+    Raises
+    ------
+    TrainingError
+        If the file is not TOML, or a key or value is not valid.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TrainingError(f"{path} cannot be read as TOML: {error}") from error
+    for table, keys in (overrides or {}).items():
+        values[table] = {**values.get(table, {}), **keys}
+    return _parse(values, path)
+
+
+def read_saved_recipe(path: Path) -> Recipe:
+    """Read the recipe that a run keeps as JSON."""
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainingError(
+            f"{path} is not the recipe of a run ({error}); give the folder that train wrote"
+        ) from error
+
+
+def _parse(values: dict[str, Any], path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'recipe'} = {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise TrainingError(f"{path}: {problems}. The files in examples/ show every key") from error

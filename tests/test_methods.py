@@ -1,0 +1,227 @@
+"""Every method fulfils the contract; its choices are checked, and the average is what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from wsi_models.class_m import ClassMNetwork
+from wsi_models.methods import (
+    ClassM,
+    ClassMConfig,
+    FixMatchConfig,
+    Method,
+    MethodConfig,
+    MixMatchConfig,
+    SupervisedConfig,
+    build_method,
+)
+from wsi_models.methods.averaged import step_sizes
+from wsi_models.methods.fixmatch import FIXMATCH_OPTIMISATION
+from wsi_models.methods.optimisation import OptimisationConfig
+from wsi_models.parts.backbone import SmallConfig, ViTConfig
+from wsi_models.views import RgbViewConfig, StainViewConfig
+
+from tests.contracts.method_contract import CLASSES, NORMALISATION, MethodContract
+from tests.tiny_patches import tiny_batch
+
+FAST = OptimisationConfig(lr=3e-4)
+STAIN_VIEWS = StainViewConfig(patch_px=32)
+RGB_VIEWS = RgbViewConfig(patch_px=32)
+
+
+def _class_m(**changes: Any) -> ClassMConfig:
+    given: dict[str, Any] = {
+        "encoder": SmallConfig(),
+        "views": STAIN_VIEWS,
+        "optimisation": FAST,
+        "ema_decay": 0.5,
+        "labelled_per_step": 6,
+        "unlabelled_per_step": 4,
+    }
+    return ClassMConfig(**(given | changes))
+
+
+class TestClassM(MethodContract):
+    config = _class_m()
+
+
+class TestClassMWithoutContrast(MethodContract):
+    config = _class_m(contrastive=False)
+
+
+class TestClass(MethodContract):
+    """CLASS: no MixUp, hence no pseudo-labels."""
+
+    config = _class_m(mixup=False)
+
+
+class TestClassWithoutContrast(MethodContract):
+    """Labels only, on stains."""
+
+    config = _class_m(mixup=False, contrastive=False)
+
+
+class TestClassMWithoutRgbJitter(MethodContract):
+    config = _class_m(views=STAIN_VIEWS.model_copy(update={"rgb_jitter": 0.0}))
+
+
+class TestClassMWithFixedStains(MethodContract):
+    config = _class_m(views=STAIN_VIEWS.model_copy(update={"stain_matrix": "fixed"}))
+
+
+class TestClassMOnRedAndBlue(MethodContract):
+    config = _class_m(views=STAIN_VIEWS.model_copy(update={"channels": "red_blue"}))
+
+
+class TestClassMWithOneGeometry(MethodContract):
+    config = _class_m(
+        views=STAIN_VIEWS.model_copy(update={"same_geometry": True, "rotation": "quarter"})
+    )
+
+
+class TestSupervised(MethodContract):
+    config = SupervisedConfig(
+        encoder=SmallConfig(),
+        views=RGB_VIEWS,
+        optimisation=FAST,
+        ema_decay=0.5,
+        labelled_per_step=6,
+    )
+
+
+class TestSupervisedTransformer(MethodContract):
+    config = SupervisedConfig(
+        encoder=ViTConfig(token_px=8, hidden=16, layers=2, heads=2),
+        views=RGB_VIEWS,
+        optimisation=FAST,
+        ema_decay=0.5,
+        labelled_per_step=6,
+    )
+
+
+class TestFixMatch(MethodContract):
+    config = FixMatchConfig(
+        encoder=SmallConfig(),
+        views=RGB_VIEWS,
+        optimisation=FIXMATCH_OPTIMISATION.model_copy(update={"lr": 3e-3}),
+        ema_decay=0.5,
+        labelled_per_step=6,
+        unlabelled_per_step=4,
+        threshold=0.5,
+    )
+
+
+class TestMixMatch(MethodContract):
+    config = MixMatchConfig(
+        encoder=SmallConfig(),
+        views=RGB_VIEWS,
+        optimisation=FAST,
+        ema_decay=0.5,
+        labelled_per_step=6,
+        unlabelled_per_step=4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "sizes"), [(2, (32, 32)), (3, (33, 31)), (4, (32, 32)), (5, (30, 34))]
+)
+def test_default_sizes_are_balanced_and_those_of_the_paper_for_three_classes(
+    classes: int, sizes: tuple[int, int]
+) -> None:
+    assert step_sizes(classes, None, None) == sizes
+
+
+def test_sizes_that_cannot_be_balanced_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"labelled_per_step is 10, no multiple of 3.*choose 9"):
+        step_sizes(3, 10, None)
+
+
+def test_published_settings_are_the_defaults() -> None:
+    config = ClassMConfig()
+    assert config.encoder.name == "resnet18"
+    assert (config.views.patch_px, config.views.rotation) == (256, "any")
+    assert (config.views.rgb_jitter, config.views.channel_brightness) == (0.1, 0.1)
+    assert (config.mixing.views, config.mixing.temperature, config.mixing.alpha) == (2, 0.5, 0.75)
+    assert (config.mixing.unlabelled_weight, config.mixing.ramp_epochs) == (7.5, 16)
+    assert (config.ema_decay, config.ema_restart_epoch, config.extra_decay) == (0.999, 1, 0.02)
+    chosen = config.optimisation
+    assert (chosen.name, chosen.lr, chosen.momentum, chosen.weight_decay) == (
+        "rmsprop", 1e-4, 0.9, 1e-8,
+    )  # fmt: skip
+    assert (chosen.schedule, chosen.factor, chosen.patience) == ("plateau", 0.9, 15)
+
+
+@pytest.mark.parametrize(("mixup", "weight"), [(True, 0.001), (False, 0.01)])
+def test_contrastive_weight_follows_the_reduction(mixup: bool, weight: float) -> None:
+    method = _built(_class_m(mixup=mixup))
+    assert isinstance(method, ClassM)
+    assert method.contrastive_weight == weight
+
+
+def test_ablations_take_no_patches_that_they_do_not_need() -> None:
+    assert _built(_class_m(mixup=False)).unlabelled_per_step == 4
+    assert _built(_class_m(contrastive=False)).unlabelled_per_step == 4
+    assert _built(_class_m(mixup=False, contrastive=False)).unlabelled_per_step == 0
+
+
+def test_recipe_names_its_method() -> None:
+    adapter: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
+    recipe = {"method": "fixmatch", "encoder": {"name": "small"}, "threshold": 0.9}
+    assert adapter.validate_python(recipe) == FixMatchConfig(encoder=SmallConfig(), threshold=0.9)
+    with pytest.raises(ValidationError, match="thresold"):
+        adapter.validate_python({"method": "fixmatch", "thresold": 0.9})
+    with pytest.raises(ValidationError, match="does not match any of the expected tags"):
+        adapter.validate_python({"method": "mean-teacher"})
+
+
+@pytest.mark.parametrize("config", [ClassMConfig, SupervisedConfig, FixMatchConfig, MixMatchConfig])
+def test_every_choice_is_described(config: type[ClassMConfig]) -> None:
+    for name, field in config.model_fields.items():
+        assert field.description, name
+
+
+def test_class_m_needs_the_normalisation_of_its_data() -> None:
+    with pytest.raises(ValueError, match="class-m needs the normalisation"):
+        build_method(_class_m(), CLASSES)
+
+
+def test_average_starts_anew_after_the_first_epoch() -> None:
+    method = _built(_class_m())
+    contract = TestClassM()
+    contract.step(method, method.optimizer(), torch.Generator().manual_seed(0))
+    trained = method.get_submodule("network")
+    averaged = method.export_network()
+    method.after_epoch(2)
+    assert not torch.equal(
+        averaged.state_dict()["head.weight"], trained.state_dict()["head.weight"]
+    )
+    method.after_epoch(1)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(averaged.state_dict()[name], tensor), name
+
+
+def test_exported_network_gives_the_predictions() -> None:
+    method = _built(_class_m())
+    network, batch = method.export_network(), tiny_batch(CLASSES, 2)
+    assert isinstance(network, ClassMNetwork)
+    assert not any(module.training for module in network.modules())
+    logits = network.classify(method.evaluation_input(batch))
+    assert torch.equal(logits.detach(), method.predict(batch))
+
+
+def test_fixmatch_ignores_what_it_is_not_sure_of() -> None:
+    config = TestFixMatch.config.model_copy(update={"threshold": 1.0})
+    method = _built(config)
+    losses = TestFixMatch().step(method, method.optimizer(), torch.Generator().manual_seed(0))
+    assert losses.pseudo is not None
+    assert losses.pseudo.tolist() == [-1] * 4
+    assert losses.parts["consistency"] == 0
+    assert losses.parts["total"] == losses.parts["supervised"]
+
+
+def _built(config: MethodConfig) -> Method:
+    torch.manual_seed(0)
+    return build_method(config, CLASSES, NORMALISATION)

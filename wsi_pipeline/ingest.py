@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.config import HeValues, PipelineConfig, StainConfig
 from wsi_pipeline.errors import IngestError, StainEstimationError, StoreExistsError
-from wsi_pipeline.labelled import LabelledImage, decode_image
+from wsi_pipeline.labelled_images import LabelledImage, decode_image
 from wsi_pipeline.stain import encode_he, encode_he_float16, estimate_stain_matrix
 from wsi_pipeline.store import PatchStore, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.types import (

@@ -91,7 +91,7 @@ def read_summary(path: Path) -> list[Row]:
     workbook = load_workbook(path, read_only=True)
     lines = workbook.worksheets[0].iter_rows(values_only=True)
     columns = [str(cell) for cell in next(lines)]
-    rows = []
+    rows: list[Row] = []
     for line in lines:
         cells = dict(zip(columns, line, strict=True))
         try:

@@ -10,10 +10,9 @@ test part, and ``bundle`` where ``wsi-pipeline run`` can use the model.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,27 +20,35 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from wsi_models.atomic import replace_atomically
-from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.evaluate import Evaluation, evaluate_logits, write_evaluation
-from wsi_models.methods import ClassMConfig, Method, MethodConfig, build_method
+from wsi_models.methods import ClassMConfig, Method, build_method
 from wsi_models.parts.imagenet import WeightsError
 from wsi_models.publish import publish_bundle
-from wsi_models.recipe import Recipe, read_saved_recipe
+from wsi_models.recipe import RECIPE_FILE, Recipe
 from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_logits
-from wsi_models.splits import PARTS, Split, load_split, split_by_group
-from wsi_models.train import BEST_FILE, Progress, Task, train
+from wsi_models.splits import Split, load_split, split_by_group
+from wsi_models.train import Progress, Task, check, train
 from wsi_models.views import Normalisation, measure_normalisation
 from wsi_models.views.geometry import require_room
 
-RECIPE_FILE = "recipe.json"
+if TYPE_CHECKING:
+    from wsi_models.predictor import Predictor
+
 SPLIT_FILE = "split.json"
 BUNDLE_FOLDER = "bundle"
+RECORDS = {
+    "recipe": RECIPE_FILE,
+    "split": SPLIT_FILE,
+    "history": "history.csv",
+    "curves": "curves.png",
+}
+
+BATCH = 128
+"""Patches in one pass where nothing else is asked for."""
 
 NORMALISATION_PATCHES = 2048
 """Training patches, drawn at random, that the normalisation is measured on."""
-
-Part = Literal["validation", "test", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +111,24 @@ def launch(device: str = "auto", precision: str = "32-true") -> Fabric:
     return fabric
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a run begins.
+
+    Attributes
+    ----------
+    resume : bool
+        Go on with the run in the folder, with its split.
+    split_file : Path or None
+        A split to use instead of one that is drawn.
+    """
+
+    resume: bool = False
+    split_file: Path | None = None
+
+
 def run_experiment(
-    recipe: Recipe,
-    source: PatchSource,
-    out: Path,
-    fabric: Fabric,
-    *,
-    resume: bool = False,
-    split_file: Path | None = None,
+    recipe: Recipe, source: PatchSource, out: Path, fabric: Fabric, start: Start | None = None
 ) -> Outcome:
     """Divide patches, train, evaluate, and keep all of it.
 
@@ -125,10 +142,8 @@ def run_experiment(
         Run folder.
     fabric : Fabric
         From :func:`launch`.
-    resume : bool
-        Go on with the run in ``out``, with its split.
-    split_file : Path or None
-        A split to use instead of one that is drawn.
+    start : Start or None
+        A new run with a new split if None.
 
     Returns
     -------
@@ -140,46 +155,44 @@ def run_experiment(
     TrainingError
         If recipe, data and an earlier run do not fit together.
     """
-    split = _settle_split(recipe, source, out, resume=resume, split_file=split_file)
+    start = start or Start()
+    split = _settle_split(recipe, source, out, start)
     method, normalisation = _build(recipe, source, split)
+    task = Task(method=method, source=source, split=split, config=recipe.train, out=out)
+    check(task, resume=start.resume)
     if fabric.is_global_zero:
         split.save(out / SPLIT_FILE)
         with replace_atomically(out / RECIPE_FILE) as partial:
             partial.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    task = Task(method=method, source=source, split=split, config=recipe.train, out=out)
-    progress = train(task, fabric, resume=resume)
+    progress = train(task, fabric, resume=start.resume)
     part = "test" if len(split.test) else "validation"
-    evaluation = _evaluate(method, source, getattr(split, part), fabric, recipe)
-    files = {
-        "split": out / SPLIT_FILE,
-        "history": out / "history.csv",
-        "curves": out / "curves.png",
-    }
+    indices = split.test if len(split.test) else split.validation
+    logits = predict_logits(fabric, method, source, indices, recipe.train.evaluation_batch)
+    evaluation = _judge(logits, source, indices)
+    files = {name: out / file for name, file in RECORDS.items()}
     if fabric.is_global_zero:
-        title = f"{recipe.name}: {part} part"
-        files |= write_evaluation(evaluation, out, title=title)
-        bundle = publish_bundle(
-            out / BUNDLE_FOLDER, recipe, task, progress, evaluation, normalisation
-        )
-        files |= {"bundle": bundle} if bundle is not None else {}
+        files |= write_evaluation(evaluation, out, title=f"{recipe.name}: {part} part")
+        folder = out / BUNDLE_FOLDER
+        if publish_bundle(folder, recipe, task, progress, evaluation, normalisation):
+            files["bundle"] = folder
     return Outcome(progress=progress, evaluation=evaluation, part=part, files=files)
 
 
 def evaluate_model(
-    path: Path,
+    model: Predictor,
     source: PatchSource,
     out: Path,
     fabric: Fabric,
     *,
     indices: Indices | None = None,
-    batch_size: int = 128,
+    title: str = "evaluation",
 ) -> tuple[Evaluation, dict[str, Path]]:
     """Judge a trained model on labelled patches.
 
     Parameters
     ----------
-    path : Path
-        A bundle, or the folder of a run.
+    model : Predictor
+        From :func:`wsi_models.predictor.load_predictor`.
     source : PatchSource
         Patches whose classes are those of the model, in the same order.
     out : Path
@@ -188,8 +201,8 @@ def evaluate_model(
         From :func:`launch`.
     indices : ndarray of int64, or None
         Which patches; all that have a label if None.
-    batch_size : int
-        Patches in one forward pass.
+    title : str
+        What is evaluated on what.
 
     Returns
     -------
@@ -201,12 +214,57 @@ def evaluate_model(
     Raises
     ------
     TrainingError
-        If the folder holds no model, or no patch has a label.
+        If the classes differ, or no patch has a label.
     """
-    model = load_predictor(path)
-    model.to(fabric.device)
+    if source.classes != model.class_names:
+        raise TrainingError(
+            f"the model tells {', '.join(model.class_names)} apart, the patches have "
+            f"{', '.join(source.classes)}; map the labels to the classes of the model"
+        )
     if indices is None:
         indices = np.flatnonzero(source.label >= 0).astype(np.int64)
-    logits = predict_logits(fabric, model, source, indices, batch_size)
+    logits = predict_logits(fabric, model.to(fabric.device), source, indices, BATCH)
     evaluation = _judge(logits, source, indices)
-    return evaluation, write_evaluation(evaluation, out, title=f"{path.name} on {out.name}")
+    return evaluation, write_evaluation(evaluation, out, title=title)
+
+
+def _judge(logits: Tensor, source: PatchSource, indices: Indices) -> Evaluation:
+    group = np.asarray(source.group, dtype=str)[indices]
+    label = torch.from_numpy(source.label[indices])
+    return evaluate_logits(logits, label, group.tolist(), source.classes)
+
+
+def _settle_split(recipe: Recipe, source: PatchSource, out: Path, start: Start) -> Split:
+    """Take the split of the run that goes on, the one given, or draw one."""
+    saved = out / SPLIT_FILE
+    file = saved if start.resume and saved.exists() else start.split_file
+    seed = recipe.train.seed
+    if file is None:
+        return split_by_group(source.label, source.group, recipe.split, seed=seed)
+    return load_split(file, source.label, source.group, recipe.split, seed=seed)
+
+
+def _build(
+    recipe: Recipe, source: PatchSource, split: Split
+) -> tuple[Method, Normalisation | None]:
+    """Build the method with its starting weights, which the seed of the recipe decides."""
+    config = recipe.method
+    views = config.views
+    try:
+        require_room(source.patch_px, views.patch_px, views.rotation)
+        normalisation = None
+        if isinstance(config, ClassMConfig):
+            batches = fetch_ahead(source, _sample(split, recipe.train.seed))
+            normalisation = measure_normalisation(batches, config.views)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.train.seed)
+            return build_method(config, len(source.classes), normalisation), normalisation
+    except (ValueError, WeightsError) as error:
+        raise TrainingError(f"{recipe.name} cannot be trained: {error}") from error
+
+
+def _sample(split: Split, seed: int) -> list[Indices]:
+    """Draw training patches to measure the normalisation on, in order of reading."""
+    training = np.concatenate([split.labelled, split.unlabelled])
+    chosen = np.random.default_rng(seed).permutation(training)[:NORMALISATION_PATCHES]
+    return np.array_split(np.sort(chosen), max(1, len(chosen) // BATCH))

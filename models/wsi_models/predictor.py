@@ -5,16 +5,112 @@ For evaluation: ``wsi-pipeline run`` predicts slides by other means.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from wsi_models.bundle import CONFIG_FILE, BundleError, load_bundle
+from wsi_models.bundle import CONFIG_FILE, Bundle, BundleError, load_bundle
 from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
-from wsi_models.methods import Batch, MethodConfig, build_method
-from wsi_models.recipe import read_saved_recipe
+from wsi_models.methods import Batch, Method, MethodConfig, build_method
+from wsi_models.recipe import RECIPE_FILE, Recipe, read_saved_recipe
 from wsi_models.train import BEST_FILE
 from wsi_models.views import Normalisation, StainViewConfig, StainViews
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Predictor(nn.Module):
+    """A trained model that takes patches as they are stored.
+
+    Attributes
+    ----------
+    class_names : tuple of str
+        One per output, in order.
+    labels : dict of str to str
+        Class of each stored label that is not called as its class.
+    """
+
+    def __init__(
+        self, model: Method | _BundleModel, class_names: tuple[str, ...], labels: dict[str, str]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.class_names = class_names
+        self.labels = labels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Compute the logits of patches, shape (B, C)."""
+        return self.model.predict(batch)
+
+
+def load_predictor(folder: Path) -> Predictor:
+    """Load a trained model, on the CPU.
+
+    Parameters
+    ----------
+    folder : Path
+        A bundle, or a folder that :func:`wsi_models.experiment.run_experiment` filled.
+
+    Returns
+    -------
+    Predictor
+        The model; that of a run has the weights of its best epoch.
+
+    Raises
+    ------
+    TrainingError
+        If it is neither, or damaged.
+    """
+    if (folder / CONFIG_FILE).is_file():
+        try:
+            bundle = load_bundle(folder)
+        except BundleError as error:
+            raise TrainingError(str(error)) from error
+        return Predictor(_BundleModel(bundle), bundle.config.class_names, {})
+    if not (folder / RECIPE_FILE).is_file():
+        raise TrainingError(f"{folder} is neither a bundle nor a run; give one of these folders")
+    return _load_run(folder, read_saved_recipe(folder / RECIPE_FILE))
+
+
+def _load_run(folder: Path, recipe: Recipe) -> Predictor:
+    state = load_checkpoint(folder / BEST_FILE)
+    names = tuple(state["classes"])
+    # the buffers of the checkpoint hold the normalisation
+    unit = Normalisation(mean=(0.0, 0.0), std=(1.0, 1.0))
+    method = build_method(_without_weights(recipe.method), len(names), unit)
+    method.load_state_dict(state["method"])
+    return Predictor(method, names, recipe.classes.labels)
+
+
+def _without_weights(config: MethodConfig) -> MethodConfig:
+    """Spare the starting weights, which the checkpoint replaces."""
+    if not hasattr(config.encoder, "weights"):
+        return config
+    return config.model_copy(
+        update={"encoder": config.encoder.model_copy(update={"weights": None})}
+    )
+
+
+class _BundleModel(nn.Module):
+    """The network of a bundle behind the views it was trained with."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        config = bundle.config
+        self.network = bundle.network
+        self.views = StainViews(
+            StainViewConfig(patch_px=config.patch_px),
+            Normalisation(mean=config.mean, std=config.std),
+        )
+
+    def predict(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self.network.classify(self.views.plain(batch))

@@ -17,6 +17,9 @@ from wsi_models.methods import MethodConfig
 from wsi_models.splits import SplitConfig
 from wsi_models.train import TrainConfig
 
+RECIPE_FILE = "recipe.json"
+"""Name of the recipe in the folder of a run."""
+
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 
 

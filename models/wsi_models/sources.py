@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsi_models.methods.base import Batch, Method
+from wsi_models.methods.base import Batch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -58,6 +58,17 @@ class PatchSource(Protocol):
         """Return ``rgb`` (n, 3, S, S) uint8, ``unmix`` (n, 2, 3) float32 and ``label`` (n,)."""
 
 
+class Predictor(Protocol):
+    """What classifies patches: a method, or a trained model."""
+
+    @property
+    def classes(self) -> int:
+        """Number C of classes."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Compute logits, shape (B, C), without gradient."""
+
+
 def fetch_ahead(source: PatchSource, batches: Sequence[Indices]) -> Iterator[Batch]:
     """Yield the batches of the given patches, reading the next while one is used."""
     with ThreadPoolExecutor(1) as reader:
@@ -70,16 +81,16 @@ def fetch_ahead(source: PatchSource, batches: Sequence[Indices]) -> Iterator[Bat
 
 
 def predict_logits(
-    fabric: Fabric, method: Method, source: PatchSource, indices: Indices, batch_size: int
+    fabric: Fabric, model: Predictor, source: PatchSource, indices: Indices, batch_size: int
 ) -> Tensor:
-    """Predict patches by the network that a method evaluates, shared among all processes.
+    """Predict patches, shared among all processes.
 
     Parameters
     ----------
     fabric : Fabric
         Device, precision and processes.
-    method : Method
-        The method, on the device.
+    model : Predictor
+        On the device.
     source : PatchSource
         The patches.
     indices : ndarray of shape (n,), int64
@@ -94,15 +105,15 @@ def predict_logits(
     """
     share = np.resize(indices, -(-len(indices) // fabric.world_size) * fabric.world_size)
     mine = share[fabric.global_rank :: fabric.world_size]
-    parts = [torch.empty((0, method.classes))]
+    parts = [torch.empty((0, model.classes))]
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     for batch in fetch_ahead(source, batches):
         with fabric.autocast():
-            logits = method.predict(batch.to(fabric.device))
+            logits = model.predict(batch.to(fabric.device))
         parts.append(logits.float().cpu())
     found = torch.cat(parts)
     if fabric.world_size > 1:
         gathered = fabric.all_gather(found)
         assert isinstance(gathered, Tensor)
-        found = gathered.transpose(0, 1).reshape(-1, method.classes).cpu()
+        found = gathered.transpose(0, 1).reshape(-1, model.classes).cpu()
     return found[: len(indices)]

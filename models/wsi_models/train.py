@@ -134,7 +134,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
         If a class has no training label, there is nothing to validate on, the loss is no number,
         or there is a run in the folder that was not to be resumed or was set up differently.
     """
-    _check(task, resume=resume)
+    check(task, resume=resume)
     method, config, out = task.method, task.config, task.out
     optimizer = method.optimizer()
     scheduler = method.scheduler(optimizer)
@@ -213,6 +213,8 @@ class _EpochLog:
         """Take the report of one step; ``truth`` is what the labels withheld would have been."""
         self._steps += 1
         for name, value in parts.items():
+            if name == "total":
+                continue
             known = name.startswith(("loss", "pseudo"))
             self._sums[name if known else f"loss_{name}"] += value
         loss = float(total.detach())
@@ -240,7 +242,7 @@ class _EpochLog:
         return values
 
 
-def _check(task: Task, *, resume: bool) -> None:
+def check(task: Task, *, resume: bool) -> None:
     """Refuse what cannot be trained before any time is spent."""
     source, split = task.source, task.split
     found = set(source.label[split.labelled].tolist())
@@ -360,7 +362,10 @@ def _save(
     """Keep the best weights, then the state: a crash in between repeats the epoch."""
     weights = task.method.state_dict()
     if progress.best_epoch == progress.epoch:
-        save_checkpoint(task.out / BEST_FILE, {"method": weights, "epoch": progress.epoch})
+        save_checkpoint(
+            task.out / BEST_FILE,
+            {"method": weights, "epoch": progress.epoch, "classes": list(task.source.classes)},
+        )
     state = {
         "identity": _identity(task),
         "method": weights,

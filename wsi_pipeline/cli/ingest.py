@@ -76,7 +76,7 @@ def ingest(source: Path, out: Path, **values: Any) -> None:
     copies of one tissue in two parts make every result worthless.
     """
     from wsi_pipeline.ingest import Fit, IngestOptions, StainScope, ingest_images
-    from wsi_pipeline.labelled import TableColumns, find_images
+    from wsi_pipeline.labelled_images import TableColumns, find_images
 
     columns = TableColumns(
         path=values.pop("path_column"),

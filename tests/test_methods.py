@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -64,24 +65,6 @@ class TestClassWithoutContrast(MethodContract):
     config = _class_m(mixup=False, contrastive=False)
 
 
-class TestClassMWithoutRgbJitter(MethodContract):
-    config = _class_m(views=STAIN_VIEWS.model_copy(update={"rgb_jitter": 0.0}))
-
-
-class TestClassMWithFixedStains(MethodContract):
-    config = _class_m(views=STAIN_VIEWS.model_copy(update={"stain_matrix": "fixed"}))
-
-
-class TestClassMOnRedAndBlue(MethodContract):
-    config = _class_m(views=STAIN_VIEWS.model_copy(update={"channels": "red_blue"}))
-
-
-class TestClassMWithOneGeometry(MethodContract):
-    config = _class_m(
-        views=STAIN_VIEWS.model_copy(update={"same_geometry": True, "rotation": "quarter"})
-    )
-
-
 class TestSupervised(MethodContract):
     config = SupervisedConfig(
         encoder=SmallConfig(),
@@ -123,6 +106,28 @@ class TestMixMatch(MethodContract):
         labelled_per_step=6,
         unlabelled_per_step=4,
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rgb_jitter": 0.0},
+        {"stain_matrix": "fixed"},
+        {"channels": "red_green"},
+        {"channels": "red_blue"},
+        {"same_geometry": True},
+        {"rotation": "quarter"},
+    ],
+)
+def test_every_ablation_of_the_views_trains_on_other_input(changes: dict[str, Any]) -> None:
+    published, contract = _built(_class_m()), TestClassM()
+    ablated = _built(_class_m(views=STAIN_VIEWS.model_copy(update=changes)))
+    steps = [
+        contract.step(method, method.optimizer(), torch.Generator().manual_seed(0)).parts["total"]
+        for method in (published, ablated)
+    ]
+    assert all(map(math.isfinite, steps))
+    assert steps[0] != steps[1]
 
 
 @pytest.mark.parametrize(

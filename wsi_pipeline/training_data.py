@@ -51,11 +51,11 @@ class LabelMap:
         """Return the classes, found in the stores where none are given."""
         found = {self.names.get(name, name) for store in stores for name in store.label_names}
         classes = self.classes or tuple(sorted(found))
-        missing = [name for name in classes if name not in found]
-        if missing:
+        if not found & set(classes):
             raise StoreError(
-                f"no store has labels for the class {', '.join(missing)}; the stores' labels "
-                f"stand for {', '.join(sorted(found)) or 'nothing'}: correct the label map"
+                f"no store has a label for any of the classes {', '.join(classes) or '(none)'}; "
+                f"the stored labels stand for {', '.join(sorted(found)) or 'nothing'}: correct "
+                "the label map"
             )
         return classes
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from wsi_models.atomic import replace_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from wsi_models.evaluate import Evaluation
+    from wsi_models.metrics import Evaluation
 
 DPI = 110
 BEST_COLOR = "#d32f2f"
@@ -34,7 +35,9 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     history : sequence of mapping
         One row per epoch, as the training loop keeps it.
     """
-    figure = Figure(figsize=(11, 7), dpi=DPI, layout="constrained")
+    # constrained layout would take longer than some epochs
+    figure = Figure(figsize=(11, 7), dpi=DPI)
+    figure.subplots_adjust(0.06, 0.07, 0.98, 0.95, wspace=0.18, hspace=0.3)
     FigureCanvasAgg(figure)
     losses, accuracy, pseudo, rate = figure.subplots(2, 2).ravel()
     names = sorted({name for row in history for name in row if name.startswith("loss")})
@@ -84,6 +87,7 @@ def _lines(
             drawn = True
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if drawn:
         axes.legend(fontsize=8, frameon=False)

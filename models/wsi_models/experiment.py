@@ -21,8 +21,9 @@ from torch import Tensor
 
 from wsi_models.atomic import replace_atomically
 from wsi_models.errors import TrainingError
-from wsi_models.evaluate import Evaluation, evaluate_logits, write_evaluation
+from wsi_models.evaluate import write_evaluation
 from wsi_models.methods import ClassMConfig, Method, build_method
+from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.parts.imagenet import WeightsError
 from wsi_models.publish import publish_bundle
 from wsi_models.recipe import RECIPE_FILE, Recipe

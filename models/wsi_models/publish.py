@@ -18,7 +18,7 @@ from wsi_models.parts.backbone import SMALL_LAYERS, SMALL_PLANES, ResNet18Config
 from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES
 
 if TYPE_CHECKING:
-    from wsi_models.evaluate import Evaluation
+    from wsi_models.metrics import Evaluation
     from wsi_models.recipe import Recipe
     from wsi_models.train import Progress, Task
     from wsi_models.views import Normalisation
@@ -123,7 +123,7 @@ Classes: {", ".join(task.source.classes)}.
 of {progress.epoch} was kept, with the highest balanced accuracy on the validation groups
 ({progress.best_accuracy:.4f}).
 
-**Results** on {evaluation.count} patches of {len(evaluation.groups)} groups that were not trained on:
+**Results** on {evaluation.count} patches of {len(evaluation.groups)} groups not trained on:
 
 | figure | value |
 |---|---|
@@ -189,11 +189,11 @@ def _history_table(history: list[dict[str, Any]]) -> str:
     chosen = np.unique(np.linspace(0, len(history) - 1, CARD_EPOCHS).round().astype(int))
     lines = ["| epoch | learning rate | loss | validation loss | validation balanced accuracy |"]
     lines.append("|---|---|---|---|---|")
-    for row in (history[index] for index in chosen):
-        lines.append(
-            f"| {row['epoch']} | {row['lr']:.3g} | {row['loss']:.4f} | "
-            f"{row['validation_loss']:.4f} | {row['validation_balanced_accuracy']:.4f} |"
-        )
+    lines += [
+        f"| {row['epoch']} | {row['lr']:.3g} | {row['loss']:.4f} | "
+        f"{row['validation_loss']:.4f} | {row['validation_balanced_accuracy']:.4f} |"
+        for row in (history[index] for index in chosen)
+    ]
     return "\n".join(lines)
 
 

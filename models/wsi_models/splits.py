@@ -173,13 +173,7 @@ def load_split(
     TrainingError
         If the file is malformed, or names groups that the data does not have.
     """
-    try:
-        values = _SplitFile.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise TrainingError(
-            f"{path} is not a split ({error}); it needs groups.train, groups.validation and "
-            "groups.test"
-        ) from error
+    values = _read(path)
     patches = _Patches.of(label, group)
     part = np.full(len(patches.names), LEFT_OUT)
     for index, name in enumerate(PARTS):
@@ -200,6 +194,43 @@ def load_split(
     if not np.isin(kept, _known(patches, part, "train")).all():
         raise TrainingError(f"{path} labels patches outside its training groups; make it anew")
     return _split(patches, part, kept)
+
+
+def read_part(path: Path, label: Indices, group: Sequence[str], name: str) -> Indices:
+    """Find the labelled patches of one part of a split that was saved.
+
+    Parameters
+    ----------
+    path : Path
+        The split.
+    label, group
+        As in :func:`split_by_group`; groups that the file names need not be there.
+    name : str
+        One of :data:`PARTS`.
+
+    Returns
+    -------
+    ndarray of int64
+        Indices; all patches of the part that have a label.
+
+    Raises
+    ------
+    TrainingError
+        If the file is malformed.
+    """
+    wanted = getattr(_read(path).groups, name)
+    chosen = np.isin(np.asarray(group, dtype=str), np.array(wanted, dtype=str))
+    return np.flatnonzero(chosen & (label >= 0)).astype(np.int64)
+
+
+def _read(path: Path) -> _SplitFile:
+    try:
+        return _SplitFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainingError(
+            f"{path} is not a split ({error}); it needs groups.train, groups.validation and "
+            "groups.test"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from wsi_models.atomic import replace_atomically
 from wsi_models.checkpoint import load_checkpoint, save_checkpoint
 from wsi_models.curves import draw_curves
 from wsi_models.errors import TrainingError
-from wsi_models.evaluate import balanced_accuracy
 from wsi_models.methods.base import UNKNOWN, Batch, Method
+from wsi_models.metrics import balanced_accuracy
 from wsi_models.samplers import BalancedBatches, Drawing, PermutedBatches
 from wsi_models.sources import PatchSource, fetch_ahead, predict_logits
 
@@ -225,9 +225,11 @@ class _EpochLog:
             )
         self._sums["loss"] += loss
         if pseudo is not None and truth is not None:
-            judged = truth != UNKNOWN
+            # a method may give no label where it is not sure enough
+            guess = pseudo.cpu()
+            judged = (truth != UNKNOWN) & (guess != UNKNOWN)
             self._judged += int(judged.sum())
-            self._right += int((pseudo.cpu() == truth)[judged].sum())
+            self._right += int((guess == truth)[judged].sum())
 
     def means(self, fabric: Fabric) -> dict[str, float]:
         """Return the averages over steps and processes."""

@@ -10,12 +10,14 @@ import click
 
 from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
+from wsi_pipeline.cli.evaluate import evaluate
 from wsi_pipeline.cli.heatmap import heatmap
 from wsi_pipeline.cli.info import info
 from wsi_pipeline.cli.ingest import ingest
 from wsi_pipeline.cli.predict import predict
 from wsi_pipeline.cli.preprocess import preprocess
 from wsi_pipeline.cli.run import run
+from wsi_pipeline.cli.train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,5 +38,5 @@ def main() -> None:
     """
 
 
-for _command in (info, preprocess, predict, heatmap, run, ingest, config, demo):
+for _command in (info, preprocess, predict, heatmap, run, ingest, train, evaluate, config, demo):
     main.add_command(_command)

@@ -8,14 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, cast
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from wsi_models.parts.choices import Choices
 from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES, Stages, residual_network
 from wsi_models.parts.imagenet import (
-    CLASSIFICATION_LAYER,
     RESNET18_SHA256,
     RESNET18_URL,
     WeightsError,
@@ -116,7 +114,7 @@ def build_encoder(config: EncoderConfig, channels: int, patch_px: int) -> Encode
             module = residual_network(
                 channels, layers=RESNET18_LAYERS, block_inplanes=RESNET18_PLANES
             )
-            _start_resnet18(module, config, channels)
+            _start_resnet18(module, config)
             return Encoder(module, RESNET18_PLANES[-1])
         case SmallConfig():
             module = residual_network(channels, layers=SMALL_LAYERS, block_inplanes=SMALL_PLANES)
@@ -127,27 +125,11 @@ def build_encoder(config: EncoderConfig, channels: int, patch_px: int) -> Encode
             return Encoder(_VisionTransformer(channels, patch_px, config), config.hidden)
 
 
-def _start_resnet18(module: nn.Module, config: ResNet18Config, channels: int) -> None:
-    if config.weights is None:
-        return
-    download = config.weights == "imagenet"
-    source = RESNET18_URL if download else str(config.weights)
-    sha256 = RESNET18_SHA256 if download else None
-    if channels == 1:
-        load_imagenet(module, source, sha256=sha256)
-        return
-    _load_rgb(module, source, sha256)
-
-
-def _load_rgb(module: nn.Module, source: str, sha256: str | None) -> None:
-    if sha256 is None:
-        state = read_weights(Path(source))
-    else:
-        state = torch.hub.load_state_dict_from_url(source, check_hash=True, weights_only=True)
-    try:
-        module.load_state_dict({k: v for k, v in state.items() if k not in CLASSIFICATION_LAYER})
-    except RuntimeError as error:
-        raise WeightsError(f"{source} does not fit ResNet-18: {error}") from error
+def _start_resnet18(module: nn.Module, config: ResNet18Config) -> None:
+    if config.weights == "imagenet":
+        load_imagenet(module, RESNET18_URL, sha256=RESNET18_SHA256)
+    elif config.weights is not None:
+        load_imagenet(module, config.weights)
 
 
 class _EfficientNetLite0(nn.Module):

@@ -1,4 +1,4 @@
-"""ImageNet weights in torchvision's names -> the encoder of one stain channel.
+"""ImageNet weights in torchvision's names -> an encoder of one stain channel, or of RGB.
 
 Reads files and URLs with a checksum and never executes what it reads; it trains nothing.
 """
@@ -50,12 +50,12 @@ def load_imagenet(
     sha256: str | None = None,
     cache_dir: Path | None = None,
 ) -> None:
-    """Start an encoder of one channel from ImageNet weights of the same residual network.
+    """Start an encoder of one channel, or of RGB, from ImageNet weights of the same network.
 
     Parameters
     ----------
     encoder : Module
-        As :func:`~wsi_models.parts.encoder.channel_encoder` makes it; changed in place.
+        As :func:`~wsi_models.parts.encoder.residual_network` makes it; changed in place.
     source : str or Path
         File (``.pth`` or ``.safetensors``) or http(s) URL of a torchvision state dict.
     sha256 : str or None
@@ -71,8 +71,8 @@ def load_imagenet(
 
     Notes
     -----
-    The kernels of the first convolution are summed over RGB, so that a grey image gives the
-    response that the same image repeated three times gives the original network. The
+    For one channel the kernels of the first convolution are summed over RGB, so that a grey image
+    gives the response that the same image repeated three times gives the original network. The
     classification layer is dropped.
     """
     if isinstance(source, str) and urlsplit(source).scheme in {"http", "https"}:
@@ -120,12 +120,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_rgb_weights(encoder: nn.Module, state: Mapping[str, Tensor], *, origin: str) -> None:
-    """Load the weights of a three-channel network into an encoder of one channel.
+    """Load the weights of a three-channel network into an encoder of one channel, or of RGB.
 
     Parameters
     ----------
     encoder : Module
-        A residual network with a one-channel input; changed in place.
+        A residual network; changed in place.
     state : mapping of str to Tensor
         Weights in torchvision's names; the classification layer, if there, is ignored.
     origin : str
@@ -144,8 +144,10 @@ def load_rgb_weights(encoder: nn.Module, state: Mapping[str, Tensor], *, origin:
             f"{origin}: {FIRST_CONV} must have shape (C, 3, k, k), got {got}; give weights of a "
             "network that was trained on RGB images"
         )
-    weights[FIRST_CONV] = kernels.sum(dim=1, keepdim=True)
-    _require_match(encoder.state_dict(), weights, origin)
+    expected = encoder.state_dict()
+    if FIRST_CONV in expected and expected[FIRST_CONV].shape[1] == 1:
+        weights[FIRST_CONV] = kernels.sum(dim=1, keepdim=True)
+    _require_match(expected, weights, origin)
     encoder.load_state_dict(weights)
 
 

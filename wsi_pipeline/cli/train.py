@@ -1,0 +1,101 @@
+"""``wsi-pipeline train``: a recipe and patch stores -> a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsi_pipeline.cli.console import explained_errors, print_json
+from wsi_pipeline.cli.training import data_options, training_errors
+
+if TYPE_CHECKING:
+    from wsi_models.experiment import Outcome
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@data_options
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the run: checkpoints, curves, evaluation and bundle.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option(
+    "--split",
+    "split_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON with the groups of each part, to use instead of drawing a split.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Beats the recipe's.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Beats the recipe's.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Beats the recipe's.")
+@click.option("--labels-per-class", type=click.IntRange(min=1), help="Beats the recipe's.")
+@click.option(
+    "--precision",
+    type=click.Choice(["32-true", "bf16-mixed", "16-mixed"]),
+    help="Beats the recipe's.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
+    """Train a model on patch stores as a recipe says, and evaluate it.
+
+    \b
+        wsi-pipeline train class_m.toml --data results/ --out runs/first
+        wsi-pipeline train class_m.toml --data tiles.zarr --out runs/first --resume
+    On several GPUs:
+        torchrun --nproc-per-node 4 --no-python wsi-pipeline train class_m.toml --data ...
+
+    Stores need RGB and labels ('ingest', or 'preprocess --keep-rgb' with annotations). Patches
+    are divided by group. OUT/curves.png shows how it goes after every epoch, OUT/evaluation.md
+    how good the model is on the test groups, OUT/bundle is for 'wsi-pipeline run --model'.
+    """
+    with explained_errors(), training_errors():
+        outcome = _run(recipe, out, values)
+    summary = {
+        "part": outcome.part,
+        "best_epoch": outcome.progress.best_epoch,
+        "epochs": outcome.progress.epoch,
+        "validation_balanced_accuracy": outcome.progress.best_accuracy,
+        **outcome.evaluation.headline(),
+        "files": {name: str(path) for name, path in outcome.files.items()},
+    }
+    if as_json:
+        print_json(summary)
+        return
+    for name, path in outcome.files.items():
+        click.echo(f"{name:12} {path}")
+    click.echo(f"best epoch {outcome.progress.best_epoch} of {outcome.progress.epoch}")
+    figures = outcome.evaluation.headline().items()
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures)
+    click.echo(f"{outcome.part} part: {shown}")
+
+
+def _run(recipe_file: Path, out: Path, values: dict[str, Any]) -> Outcome:
+    from wsi_models.experiment import Start, launch, run_experiment
+    from wsi_models.recipe import load_recipe
+
+    from wsi_pipeline.cli.training import load_data
+
+    recipe = load_recipe(recipe_file, _overrides(values))
+    fabric = launch(values["device"], recipe.train.precision)
+    source = load_data(
+        values["data"], recipe.classes.names, recipe.classes.labels, values["memory_gib"]
+    )
+    start = Start(resume=values["resume"], split_file=values["split_file"])
+    return run_experiment(recipe, source, out, fabric, start)
+
+
+def _overrides(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Gather what flags say of the recipe, by table and key."""
+    tables = {
+        "train": ("seed", "epochs", "iterations", "precision"),
+        "split": ("labels_per_class",),
+    }
+    return {
+        table: {key: values[key] for key in keys if values[key] is not None}
+        for table, keys in tables.items()
+    }

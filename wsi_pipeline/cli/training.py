@@ -1,0 +1,72 @@
+"""What ``train`` and ``evaluate`` share: their data and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from wsi_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsi_pipeline.training_data import TrainingData
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def data_options(command: Command) -> Command:
+    """Give a command its patch stores and its device."""
+    decorators = [
+        click.option(
+            "--data",
+            required=True,
+            multiple=True,
+            type=click.Path(exists=True, path_type=Path),
+            help="Patch store, or a folder of results: then every store in it. Repeatable.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda or cuda:1; auto takes a GPU where there is one.",
+        ),
+        click.option(
+            "--memory-gib",
+            type=click.FloatRange(min=0, min_open=True),
+            default=4.0,
+            show_default=True,
+            help="Patches are held in memory if they fit in this, else read as they are needed.",
+        ),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+@contextmanager
+def training_errors() -> Iterator[None]:
+    """Turn what the training package says of its input into an error of the pipeline."""
+    from wsi_models.bundle import BundleError
+    from wsi_models.errors import TrainingError
+
+    try:
+        yield
+    except (TrainingError, BundleError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def load_data(
+    paths: Sequence[Path], classes: tuple[str, ...], labels: Mapping[str, str], memory_gib: float
+) -> TrainingData:
+    """Open the stores as one set of patches."""
+    from wsi_pipeline.pipeline import find_stores
+    from wsi_pipeline.training_data import LabelMap, TrainingData
+
+    return TrainingData(
+        find_stores(paths),
+        LabelMap(classes=classes, names=labels),
+        memory_bytes=round(memory_gib * 1024**3),
+    )

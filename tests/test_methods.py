@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -12,6 +13,7 @@ from wsi_models.class_m import ClassMNetwork
 from wsi_models.methods import (
     ClassM,
     ClassMConfig,
+    FixMatch,
     FixMatchConfig,
     Method,
     MethodConfig,
@@ -225,6 +227,51 @@ def test_fixmatch_ignores_what_it_is_not_sure_of() -> None:
     assert losses.pseudo.tolist() == [-1] * 4
     assert losses.parts["consistency"] == 0
     assert losses.parts["total"] == losses.parts["supervised"]
+
+
+def test_fixmatch_equals_its_equations() -> None:
+    """Trusted weak pseudo-labels are targets of strong views; all patches count in the mean."""
+    config = TestFixMatch.config.model_copy(update={"threshold": 0.42})
+    method = _built(config)
+    assert isinstance(method, FixMatch)
+    network, contract = copy.deepcopy(method.network).train(), TestFixMatch()
+    labelled, unlabelled = tiny_batch(CLASSES, 2), contract.unlabelled(method)
+    assert unlabelled is not None
+    losses = method.training_step(labelled, unlabelled, 1.0, torch.Generator().manual_seed(1))
+
+    generator = torch.Generator().manual_seed(1)
+    views = [
+        method.views.random(labelled, generator),
+        method.views.random(unlabelled, generator),
+        method.views.strong(unlabelled, generator),
+    ]
+    prob = network(torch.cat(views)).softmax(dim=1).tolist()
+    supervised = -sum(math.log(prob[i][int(labelled.label[i])]) for i in range(6)) / 6
+    consistency, pseudo = 0.0, []
+    for i in range(4):
+        weak, strong = prob[6 + i], prob[10 + i]
+        best = max(range(CLASSES), key=weak.__getitem__)
+        pseudo.append(best if weak[best] >= 0.42 else -1)
+        consistency -= math.log(strong[best]) / 4 if pseudo[-1] >= 0 else 0
+    assert 0 < pseudo.count(-1) < 4
+    assert losses.pseudo is not None
+    assert losses.pseudo.tolist() == pseudo
+    assert losses.parts["supervised"] == pytest.approx(supervised, rel=1e-5)
+    assert losses.parts["consistency"] == pytest.approx(consistency, rel=1e-5)
+    assert losses.parts["total"] == pytest.approx(supervised + consistency, rel=1e-5)
+
+
+def test_mixmatch_adds_the_ramped_error() -> None:
+    method, contract = _built(TestMixMatch.config), TestMixMatch()
+    unlabelled = contract.unlabelled(method)
+    losses = method.training_step(
+        tiny_batch(CLASSES, 2), unlabelled, 4.0, torch.Generator().manual_seed(0)
+    )
+    parts = losses.parts
+    assert parts["consistency"] > 0
+    assert parts["total"] == pytest.approx(
+        parts["supervised"] + 7.5 * 4 / 16 * parts["consistency"], rel=1e-5
+    )
 
 
 def _built(config: MethodConfig) -> Method:

@@ -181,7 +181,7 @@ def test_batch_refuses_what_does_not_belong_together() -> None:
     assert len(Batch(rgb, unmix, label).to("cpu")) == 2
     with pytest.raises(ValueError, match=r"rgb must have shape \(B, 3, S, S\)"):
         Batch(rgb[:, :2], unmix, label)
-    with pytest.raises(ValueError, match="rgb must be uint8, got torch.float32"):
+    with pytest.raises(ValueError, match=r"rgb must be uint8, got torch\.float32"):
         Batch(rgb.float(), unmix, label)
     with pytest.raises(ValueError, match=r"unmix must be \(2, 2, 3\)"):
         Batch(rgb, unmix[:1], label)

@@ -85,6 +85,7 @@ def run_demo(
     spec = model.spec
     out.mkdir(parents=True, exist_ok=True)
     slide = out / f"synthetic-{seed}-{size_px}.tif"
+    progress.start("drawing the slide", 1)
     truth = write_synthetic_slide(slide, (size_px, size_px), mpp=spec.mpp, seed=seed)
     truth.save(slide.with_suffix(".truth.npz"))
     config = load_config(base={"tile": {"mpp": spec.mpp, "patch_size": spec.patch_px}})

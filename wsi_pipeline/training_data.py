@@ -132,6 +132,13 @@ class TrainingData:
         return len(self) * 3 * self.patch_px**2
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of pixels held in memory now."""
+        if self._rgb is not None:
+            return self.pixel_bytes
+        return sum(len(rgb) for rgb in self._recent.values()) * 3 * self.patch_px**2
+
+    @property
     def block(self) -> NDArray[np.int64] | None:
         """Which patches are decoded together; None where all are in memory."""
         return None if self._rgb is not None else self._blocks.of_patch
@@ -184,9 +191,7 @@ class TrainingData:
         offset = int(self._offsets[index])
         rgb = _read(self._stores[index], start - offset, stop - offset)
         self._recent[block] = rgb
-        while sum(map(len, self._recent.values())) * 3 * self.patch_px**2 > self._memory_bytes:
-            if len(self._recent) == 1:
-                break
+        while self.held_bytes > self._memory_bytes and len(self._recent) > 1:
             self._recent.popitem(last=False)
         return rgb
 

@@ -5,11 +5,11 @@ What becomes of its buffers is said, not implied; the optimizer is not this modu
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 BufferPolicy = Literal["average", "copy"]
 """What the average does with running statistics: average them too, or take the latest."""
@@ -30,7 +30,8 @@ class Ema(nn.Module):
 
     Notes
     -----
-    The average starts as the network itself and follows from the first update on.
+    The average starts as the network itself and follows from the first update on. Torch's own
+    ``AveragedModel`` copies at the first update, and averages counts of batches into zero.
     """
 
     def __init__(
@@ -39,30 +40,32 @@ class Ema(nn.Module):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and less than 1, got {decay}")
-        self._average = AveragedModel(
-            network,
-            multi_avg_fn=get_ema_multi_avg_fn(decay),  # type: ignore[no-untyped-call]
-            use_buffers=buffers == "average",
-        )
-        # without this the first update would copy the network instead of averaging it
-        self._average.n_averaged.fill_(1)
-        self._average.requires_grad_(requires_grad=False)
+        self._average = copy.deepcopy(network).requires_grad_(requires_grad=False)
+        self._decay = decay
+        self._buffers_policy = buffers
 
     @property
     def network(self) -> nn.Module:
         """The average, a network of the same kind, in evaluation mode."""
-        network: nn.Module = self._average.module
-        return network.eval()
+        return self._average.eval()
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the network by one step."""
-        self._average.update_parameters(network)
+        mine: list[Tensor] = list(self._average.parameters())
+        theirs: list[Tensor] = list(network.parameters())
+        for own, other in zip(self._average.buffers(), network.buffers(), strict=True):
+            if self._buffers_policy == "average" and own.is_floating_point():
+                mine.append(own)
+                theirs.append(other)
+            else:
+                own.copy_(other)
+        torch._foreach_lerp_(mine, theirs, 1 - self._decay)
 
     @torch.no_grad()
     def restart(self, network: nn.Module) -> None:
         """Make the average a copy of the network."""
-        self._average.module.load_state_dict(network.state_dict())
+        self._average.load_state_dict(network.state_dict())
 
 
 @torch.no_grad()

@@ -1,0 +1,220 @@
+"""From recipe and store to bundle and evaluation, by command and by function."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from wsi_models.bundle import load_bundle
+from wsi_models.checkpoint import load_checkpoint
+from wsi_models.errors import TrainingError
+from wsi_models.predictor import load_predictor
+from wsi_models.recipe import load_recipe
+
+from tests.labelled import write_images
+from wsi_pipeline.cli import main
+
+RECIPE = """
+name = "test-model"
+[classes]
+names = ["gland", "stroma"]
+[split]
+labels_per_class = 2
+validation = 0.3
+test = 0.3
+[train]
+epochs = 2
+iterations = 2
+evaluation_batch = 8
+[method]
+method = "class-m"
+labelled_per_step = 4
+unlabelled_per_step = 3
+[method.encoder]
+name = "small"
+[method.views]
+patch_px = 32
+[method.optimisation]
+lr = 1e-3
+"""
+
+SUPERVISED = RECIPE.replace('"class-m"', '"supervised"').replace("unlabelled_per_step = 3\n", "")
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fail(*arguments: object) -> str:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 40 tiles in 10 groups of 4, a recipe and the run of it."""
+    folder = tmp_path_factory.mktemp("work")
+    write_images(folder / "tiles", per_group=20, px=48)
+    table = folder / "tiles" / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    # groups of four tiles, two of each class
+    grouped = [f"{row}-{index % 20 // 4}" for index, row in enumerate(rows)]
+    table.write_text("\n".join([header, *grouped]) + "\n")
+    (folder / "recipe.toml").write_text(RECIPE)
+    output = invoke(
+        "ingest", folder / "tiles", "--out", folder / "tiles.zarr", "--mpp", "0.5",
+        "--group-column", "slide", "--quiet", "--json",
+    )  # fmt: skip
+    summary = json.loads(output)
+    assert summary["classes"] == {"gland": 20, "stroma": 20}
+    assert summary["groups"] == 10
+    data = ("--data", folder / "tiles.zarr")
+    printed = invoke("train", folder / "recipe.toml", *data, "--out", folder / "run")
+    assert "test part: accuracy" in printed
+    return folder
+
+
+def test_a_run_leaves_all_its_records(work: Path) -> None:
+    assert {path.name for path in (work / "run").iterdir()} == {
+        "recipe.json", "split.json", "last.ckpt", "best.ckpt", "history.json", "history.csv",
+        "curves.png", "evaluation.json", "evaluation.md", "evaluation.png", "bundle",
+    }  # fmt: skip
+    split = json.loads((work / "run" / "split.json").read_text())
+    parts = [set(groups) for groups in split["groups"].values()]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 10
+    assert len(split["labelled"]) == 4
+
+
+def test_the_bundle_says_how_it_came_to_be(work: Path) -> None:
+    bundle = load_bundle(work / "run" / "bundle")
+    assert bundle.config.class_names == ("gland", "stroma")
+    assert bundle.config.mpp == 0.5
+    assert bundle.config.patch_px == 32
+    evaluation = json.loads((work / "run" / "evaluation.json").read_text())
+    metrics = bundle.config.training.metrics
+    assert metrics["balanced_accuracy"] == pytest.approx(evaluation["balanced_accuracy"])
+    card = (work / "run" / "bundle" / "README.md").read_text()
+    rows = json.loads((work / "run" / "history.json").read_text())
+    for row in rows:
+        assert f"| {row['epoch']} | 0.001 | {row['loss']:.4f} |" in card
+
+
+@pytest.mark.parametrize("model", ["run", "run/bundle"])
+def test_evaluating_the_run_or_its_bundle_repeats_the_result(work: Path, model: str) -> None:
+    out = work / f"again-{model.replace('/', '-')}"
+    invoke(
+        "evaluate", work / model, "--data", work / "tiles.zarr", "--out", out,
+        "--split", work / "run" / "split.json",
+    )  # fmt: skip
+    first = json.loads((work / "run" / "evaluation.json").read_text())
+    again = json.loads((out / "evaluation.json").read_text())
+    assert again["confusion"] == first["confusion"]
+    assert again["auc"] == pytest.approx(first["auc"], abs=1e-6)
+
+
+def test_evaluation_takes_all_labels_and_a_map(work: Path) -> None:
+    printed = invoke(
+        "evaluate", work / "run", "--data", work / "tiles.zarr", "--out", work / "all",
+        "--map", "stroma=gland", "--json",
+    )  # fmt: skip
+    values = json.loads(printed)
+    assert values["count"] == 40
+    assert values["absent"] == ["stroma"]
+    assert values["recall"][1] is None
+
+
+def test_class_m_resumes_bit_for_bit(work: Path) -> None:
+    shutil.copytree(work / "run", work / "longer")
+    arguments = ("train", work / "recipe.toml", "--data", work / "tiles.zarr", "--out")
+    printed = json.loads(invoke(*arguments, work / "longer", "--resume", "--epochs", 3, "--json"))
+    assert printed["epochs"] == 3
+    invoke(*arguments, work / "straight", "--epochs", 3)
+    resumed, straight = (
+        load_checkpoint(work / name / "last.ckpt") for name in ("longer", "straight")
+    )
+    assert resumed["method"].keys() == straight["method"].keys()
+    for name, value in straight["method"].items():
+        assert torch.equal(value, resumed["method"][name]), name
+    rows = [
+        [{key: value for key, value in row.items() if key != "seconds"} for row in state["history"]]
+        for state in (resumed, straight)
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 3
+
+
+def test_a_run_is_not_overwritten(work: Path) -> None:
+    data = ("--data", work / "tiles.zarr")
+    assert "holds a run" in fail("train", work / "recipe.toml", *data, "--out", work / "run")
+
+
+def test_a_baseline_has_a_run_but_no_bundle(work: Path) -> None:
+    (work / "supervised.toml").write_text(SUPERVISED)
+    arguments = ("--data", work / "tiles.zarr", "--out")
+    invoke("train", work / "supervised.toml", *arguments, work / "baseline", "--epochs", 1)
+    assert not (work / "baseline" / "bundle").exists()
+    model = load_predictor(work / "baseline")
+    assert model.class_names == ("gland", "stroma")
+    invoke("evaluate", work / "baseline", *arguments, work / "baseline-all")
+
+
+def test_a_given_split_is_used(work: Path) -> None:
+    groups = [f"slide-{letter}-{index}" for letter in "ab" for index in range(5)]
+    parts = {"train": groups[:6], "validation": groups[6:8], "test": groups[8:]}
+    (work / "mine.json").write_text(json.dumps({"groups": parts}))
+    invoke(
+        "train", work / "recipe.toml", "--data", work / "tiles.zarr", "--out", work / "mine",
+        "--split", work / "mine.json", "--epochs", 1, "--iterations", 1, "--labels-per-class", 3,
+    )  # fmt: skip
+    used = json.loads((work / "mine" / "split.json").read_text())
+    assert used["groups"] == {part: sorted(names) for part, names in parts.items()}
+    assert len(used["labelled"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("epochs = 2", "epochs = 0", "train.epochs = 0"),
+        ("[train]", "[trains]", "trains"),
+        ('"class-m"', '"class-x"', "method = "),
+        ("[split]", "[split", "cannot be read as TOML"),
+        ("patch_px = 32", "patch_px = 40", "at most 33 px"),
+        ("labelled_per_step = 4", "labelled_per_step = 5", "no multiple of 2"),
+        ('"stroma"]', '"bone"]', "no training label for bone"),
+    ],
+)
+def test_a_bad_recipe_is_explained(work: Path, old: str, new: str, match: str) -> None:
+    assert old in RECIPE
+    (work / "bad.toml").write_text(RECIPE.replace(old, new))
+    message = fail("train", work / "bad.toml", "--data", work / "tiles.zarr", "--out", work / "bad")
+    assert match in message
+    assert not (work / "bad").exists()
+
+
+def test_evaluation_refuses_what_is_no_model(work: Path) -> None:
+    arguments = ("--data", work / "tiles.zarr", "--out", work / "none")
+    assert "neither a bundle nor a run" in fail("evaluate", work / "tiles", *arguments)
+
+
+@pytest.mark.parametrize("name", ["class_m", "supervised", "fixmatch", "mixmatch", "vit"])
+def test_the_example_recipes_are_valid(name: str) -> None:
+    path = Path(__file__).resolve().parents[1] / "examples" / f"{name}.toml"
+    recipe = load_recipe(path)
+    assert recipe.train.epochs * recipe.train.iterations == 500_000
+    assert np.isclose(recipe.split.validation + recipe.split.test, 0.4)
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")

@@ -82,11 +82,11 @@ def test_small_groups_share_the_pooled_matrix(folder: Path, tmp_path: Path) -> N
 def test_a_white_frame_does_not_touch_the_stains(folder: Path, tmp_path: Path) -> None:
     plain = ingest(folder, tmp_path / "plain.zarr")
     for path in folder.rglob("*.png"):
-        slide, index = path.stem.split("_")
+        slide, number = path.stem.split("_")
         code = list(STAINS).index(slide)
         richness = 0.65 if path.parent.name == "gland" else 0.4
         framed = np.full((128, 128, 3), 255, dtype=np.uint8)
-        framed[32:96, 32:96] = paint(STAINS[slide], richness, 100 * code + int(index), 64)
+        framed[32:96, 32:96] = paint(STAINS[slide], richness, 100 * code + int(number), 64)
         write_image(path, framed)
     framed_store = ingest(folder, tmp_path / "framed.zarr")
     for index in (0, 19):

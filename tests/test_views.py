@@ -372,7 +372,10 @@ class TestRgbViews:
             grey.expand(8, 3, 46, 46), ROWS.expand(8, 2, 3), torch.zeros(8, dtype=torch.int64)
         )
         views = RgbViews(RgbViewConfig(patch_px=32, mean=(0.5, 0.5, 0.5), std=(1, 1, 1)))
-        for view in (views.random(batch, _generator()), views.strong(batch, _generator())):
+        for view in (
+            views.random(batch, _generator()),
+            views.strong(batch, _generator(), (0.3, 1.3)),
+        ):
             torch.testing.assert_close(view, view[:, :1].expand_as(view), atol=1e-3, rtol=0)
 
     def test_evaluation_is_the_normalised_centre(self) -> None:
@@ -385,7 +388,10 @@ class TestRgbViews:
     def test_strong_views_have_a_hole_and_other_colours(self) -> None:
         batch = tiny_batch(3, 10)
         views = RgbViews(RgbViewConfig(patch_px=32))
-        weak, strong = views.random(batch, _generator()), views.strong(batch, _generator())
+        weak, strong = (
+            views.random(batch, _generator()),
+            views.strong(batch, _generator(), (0.3, 1.3)),
+        )
         holes = (strong == 0).all(dim=1).to(torch.float32).mean(dim=(1, 2))
         assert 0.02 < float(holes.mean()) < 0.15
         assert float(holes.max()) <= 0.27

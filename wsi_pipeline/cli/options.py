@@ -151,7 +151,8 @@ def run_options(command: Command) -> Command:
         click.option(
             "--roi",
             type=click.Path(exists=True, path_type=Path),
-            help="GeoJSON polygons that bound the tiles, or a folder of <slide_id>.geojson.",
+            help="Annotation file whose areas bound the tiles, or a folder of <slide_id>.geojson, "
+            ".json or .xml.",
         ),
         click.option(
             "--workers",

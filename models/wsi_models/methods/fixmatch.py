@@ -5,7 +5,7 @@ Pseudo-labels of weak views, where certain enough, are what strong views are to 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,8 @@ from wsi_models.methods.base import UNKNOWN, Batch, Losses
 from wsi_models.methods.optimisation import OptimisationConfig
 from wsi_models.methods.rgb import RgbConfig, RgbMethod
 from wsi_models.parts.ema import BufferPolicy
+
+NotNegative = Annotated[float, Field(ge=0)]
 
 FIXMATCH_OPTIMISATION = OptimisationConfig(
     name="sgd", lr=0.03, weight_decay=5e-4, schedule="cosine"
@@ -34,6 +36,11 @@ class FixMatchConfig(RgbConfig):
         0.95, ge=0, le=1, description="Least probability of a pseudo-label that is learned."
     )
     unlabelled_weight: float = Field(1.0, ge=0, description="Weight of the unlabelled loss.")
+    strong_factors: tuple[NotNegative, NotNegative] = Field(
+        (0.3, 1.3),
+        description="Least and most that remains of a strong view's brightness, contrast, "
+        "saturation and sharpness; FixMatch's own 0.05 leaves nothing of stained tissue.",
+    )
     optimisation: OptimisationConfig = Field(
         FIXMATCH_OPTIMISATION, description="The optimizer and its schedule."
     )
@@ -90,7 +97,7 @@ class FixMatch(RgbMethod):
         views = (
             self.views.random(labelled, generator),
             self.views.random(unlabelled, generator),
-            self.views.strong(unlabelled, generator),
+            self.views.strong(unlabelled, generator, self.config.strong_factors),
         )
         sizes = [len(view) for view in views]
         logits, weak, strong = torch.split(self.network(torch.cat(views)), sizes)

@@ -133,12 +133,15 @@ class RgbViews(nn.Module):
         """Draw a training view of each patch, shape (B, 3, P, P)."""
         return self._normalise(self._weak(patches, generator))
 
-    def strong(self, patches: Patches, generator: torch.Generator) -> Tensor:
+    def strong(
+        self, patches: Patches, generator: torch.Generator, factors: tuple[float, float]
+    ) -> Tensor:
         """Draw a strongly changed view of each patch, shape (B, 3, P, P).
 
-        A training view, then two of brightness, contrast, saturation and sharpness with factors
-        from U[0.1, 1.9], then a square hole of up to half the side. After RandAugment and Cutout
-        as FixMatch uses them, without operations that change hues, on which stains rest.
+        A training view, then two of brightness, contrast, saturation and sharpness, each with a
+        factor drawn uniformly between two, then a square hole of up to half the side. After
+        RandAugment and Cutout as FixMatch uses them, without operations that change hues, on
+        which stains rest.
 
         References
         ----------
@@ -148,7 +151,7 @@ class RgbViews(nn.Module):
         count, device = len(rgb), rgb.device
         for _ in range(2):
             choice = draws.integers((count,), len(STRONG_OPS), generator, device)
-            factor = draws.uniform((count,), 0.1, 1.9, generator, device)
+            factor = draws.uniform((count,), *factors, generator, device)
             rgb = blend(rgb, STRONG_OPS, choice, factor)
         # the hole is filled with the mean of the input, which is zero once normalised
         return self._normalise(rgb) * (~_holes(rgb, generator))

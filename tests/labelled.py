@@ -22,7 +22,7 @@ def paint(stains: NDArray[np.float64], richness: float, seed: int, px: int) -> N
     h, e = (np.clip(field / field.std() + 0.6, 0, 2.5) * 0.4 for field in fields)
     vectors = stains / np.linalg.norm(stains, axis=1, keepdims=True)
     density = np.stack([h * 2 * richness, e * 2 * (1 - richness)], axis=-1) @ vectors
-    return np.rint(255 * 10**-density).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(255 * 10**-density).clip(0, 255), dtype=np.uint8)
 
 
 def write_image(path: Path, rgb: NDArray[np.uint8]) -> None:

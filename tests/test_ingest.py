@@ -11,7 +11,8 @@ import pytest
 from tests.labelled import STAINS, paint, write_image, write_images
 from wsi_pipeline.config import HeValues, PipelineConfig, StainConfig, StoreConfig
 from wsi_pipeline.errors import IngestError, StoreExistsError
-from wsi_pipeline.ingest import Fit, IngestOptions, StainScope, ingest_images
+from wsi_pipeline.group_stains import StainScope
+from wsi_pipeline.ingest import Fit, IngestOptions, ingest_images
 from wsi_pipeline.labelled_images import TableColumns, decode_image, find_images
 from wsi_pipeline.stain import encode_he
 from wsi_pipeline.store import PatchStore

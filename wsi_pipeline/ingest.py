@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.config import HeValues, PipelineConfig, StainConfig
-from wsi_pipeline.errors import IngestError, StainEstimationError, StoreExistsError
+from wsi_pipeline.config import HeValues, PipelineConfig
+from wsi_pipeline.errors import IngestError, StoreExistsError
+from wsi_pipeline.group_stains import StainBook, StainScope
 from wsi_pipeline.labelled_images import LabelledImage, decode_image
-from wsi_pipeline.stain import encode_he, encode_he_float16, estimate_stain_matrix
+from wsi_pipeline.stain import encode_he, encode_he_float16
 from wsi_pipeline.store import PatchStore, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.types import (
     Area,
@@ -30,9 +31,7 @@ from wsi_pipeline.types import (
     NoProgress,
     Progress,
     SlideInfo,
-    StainEstimate,
     StainMatrix,
-    StainVerdict,
     TileGrid,
     TileReason,
     TissueMask,
@@ -52,13 +51,6 @@ class Fit(StrEnum):
     EXACT = "exact"
     CROP = "crop"
     RESIZE = "resize"
-
-
-class StainScope(StrEnum):
-    """Which images share a stain matrix."""
-
-    GROUP = "group"
-    POOLED = "pooled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +230,7 @@ class _Ingestion:
         sheet = np.full((self._rows * cell_px, self._cols * cell_px, 3), 255, dtype=np.uint8)
         filled = np.zeros(len(self._images), dtype=np.float32)
         digests = [b""] * len(self._images)
-        stains = _StainBook(self._images, self._cut.options, self._config.stain)
+        stains = self._stain_book()
         for members in _by_group(self._images).values():
             for index, seen in zip(
                 members, self._pool.map(lambda i: self._look(i, cell_px), members), strict=True
@@ -264,6 +256,12 @@ class _Ingestion:
             he = np.stack(list(self._pool.map(encode, rgb, matrices[shard.start : shard.stop])))
             writer.write_shard(pending, he, np.stack(rgb))
             self._progress.advance(shard.stop - shard.start)
+
+    def _stain_book(self) -> StainBook:
+        options = self._cut.options
+        return StainBook(
+            len(self._images), options.stain, options.min_group_images, self._config.stain
+        )
 
     def _patch(self, index: int) -> NDArray[np.uint8]:
         image = self._images[index]
@@ -295,7 +293,7 @@ class _Ingestion:
         slide_id: str,
         sheet: NDArray[np.uint8],
         filled: NDArray[np.float32],
-        stains: _StainBook,
+        stains: StainBook,
         digests: list[bytes],
     ) -> StoreHeader:
         side = self._cut.patch_px
@@ -357,52 +355,6 @@ class _Ingestion:
             reasons=reasons.reshape(self._rows, self._cols),
             tissue_fraction=fraction.reshape(self._rows, self._cols),
         )
-
-
-class _StainBook:
-    """Collects pixels and settles the stain matrix of every group; the first is the pooled one."""
-
-    def __init__(
-        self, images: Sequence[LabelledImage], options: IngestOptions, config: StainConfig
-    ) -> None:
-        rng = np.random.default_rng(config.seed)
-        chosen = rng.permutation(len(images))[: config.sample_tiles]
-        self._chosen = set(chosen.tolist())
-        self._options, self._config = options, config
-        self._pooled: list[NDArray[np.uint8]] = []
-        self._open: list[NDArray[np.uint8]] = []
-        self._members: list[int] = []
-        self._own: list[StainEstimate] = []
-        self._index = np.zeros(len(images), dtype=np.int32)
-
-    def add(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Take the pixels of the next image of the open group."""
-        if index in self._chosen:
-            self._pooled.append(pixels)
-        self._members.append(index)
-        if len(self._open) < self._config.sample_tiles:
-            self._open.append(pixels)
-
-    def close_group(self) -> None:
-        """Settle the matrix of the open group: its own if that can be trusted."""
-        members, pixels = self._members, self._open
-        self._members, self._open = [], []
-        if self._options.stain is StainScope.POOLED or not self._config.adaptive:
-            return
-        if len(members) < self._options.min_group_images:
-            return
-        try:
-            estimate = estimate_stain_matrix(np.concatenate(pixels), self._config)
-        except StainEstimationError:
-            return
-        if estimate.verdict is not StainVerdict.FALLBACK:
-            self._own.append(estimate)
-            self._index[members] = len(self._own)
-
-    def result(self) -> tuple[tuple[StainEstimate, ...], NDArray[np.int32]]:
-        """Return all estimates, the pooled one first, and the index of each image's."""
-        pooled = estimate_stain_matrix(np.concatenate(self._pooled), self._config)
-        return (pooled, *self._own), self._index
 
 
 def _by_group(images: Sequence[LabelledImage]) -> dict[str, list[int]]:

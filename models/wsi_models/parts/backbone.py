@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from wsi_models.parts.choices import Choices
 from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES, Stages, residual_network
@@ -109,6 +111,14 @@ def build_encoder(config: EncoderConfig, channels: int, patch_px: int) -> Encode
     """
     if channels not in (1, 3):
         raise ValueError(f"encoders take 1 or 3 channels, got {channels}")
+    encoder = _build(config, channels, patch_px)
+    # channels last in memory: a training pass of EfficientNet-Lite0 took 0.60 s instead of 1.07 s
+    # on one core (30 patches of 96 px), one of ResNet-18 0.61 s instead of 0.83 s
+    convert_conv2d_weight_memory_format(encoder.module, torch.channels_last)
+    return encoder
+
+
+def _build(config: EncoderConfig, channels: int, patch_px: int) -> Encoder:
     match config:
         case ResNet18Config():
             module = residual_network(

@@ -27,10 +27,10 @@ test: env ## run every check: format, lint, types, import rules, tests
 	$(BIN)/codespell README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md docs wsi_pipeline models tests examples benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-fast: env ## run the quick tests only
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not data'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow and not data'
 
 lint: env ## lint
 	$(BIN)/ruff check .

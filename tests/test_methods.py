@@ -29,7 +29,7 @@ from wsi_models.views import RgbViewConfig, StainViewConfig
 from tests.contracts.method_contract import CLASSES, NORMALISATION, MethodContract
 from tests.tiny_patches import tiny_batch
 
-FAST = OptimisationConfig(lr=3e-4)
+FAST = OptimisationConfig(name="adam", lr=3e-3, weight_decay=0.0)
 STAIN_VIEWS = StainViewConfig(patch_px=32)
 RGB_VIEWS = RgbViewConfig(patch_px=32)
 
@@ -177,8 +177,8 @@ def test_recipe_names_its_method() -> None:
     adapter: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
     recipe = {"method": "fixmatch", "encoder": {"name": "small"}, "threshold": 0.9}
     assert adapter.validate_python(recipe) == FixMatchConfig(encoder=SmallConfig(), threshold=0.9)
-    with pytest.raises(ValidationError, match="thresold"):
-        adapter.validate_python({"method": "fixmatch", "thresold": 0.9})
+    with pytest.raises(ValidationError, match="cutoff"):
+        adapter.validate_python({"method": "fixmatch", "cutoff": 0.9})
     with pytest.raises(ValidationError, match="does not match any of the expected tags"):
         adapter.validate_python({"method": "mean-teacher"})
 

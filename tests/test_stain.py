@@ -197,7 +197,7 @@ class TestNoSilentFailure:
                 flat(100_000, (220, 150, 190), 0), "0 pixels have a direction", id="constant-pink"
             ),
             pytest.param(one_percent_tissue(), "hold stain", id="one-percent-tissue"),
-            pytest.param(he_pixels(1000), "fewer than 5000", id="little-tissue"),
+            pytest.param(he_pixels(1000), "fewer than 2000", id="little-tissue"),
             pytest.param(np.empty((0, 3), np.uint8), "0 pixels have a direction", id="no-pixels"),
             pytest.param(flat(100_000, (150, 150, 150)), "degrees apart", id="grey"),
         ],

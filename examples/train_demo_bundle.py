@@ -30,6 +30,7 @@ from wsi_models.bundle import (
 )
 from wsi_models.class_m import ClassMClassifier, ClassMNetwork
 
+from wsi_pipeline.cli.models import model_spec
 from wsi_pipeline.config import PipelineConfig, PredictConfig, TileConfig
 from wsi_pipeline.inputs import SlideJob
 from wsi_pipeline.predict import predict_store
@@ -41,7 +42,7 @@ from wsi_pipeline.synthetic import (
     default_stains,
     write_synthetic_slide,
 )
-from wsi_pipeline.types import STAIN_CONVENTION, ModelSpec, StainMatrix
+from wsi_pipeline.types import STAIN_CONVENTION, StainMatrix
 
 if TYPE_CHECKING:
     from wsi_pipeline.store import PatchStore
@@ -249,15 +250,7 @@ def evaluate(
     network: ClassMNetwork, config: BundleConfig, slides: list[tuple[PatchStore, SyntheticTruth]]
 ) -> NDArray[np.int64]:
     """Count predictions on tiles that lie in one class, [truth, prediction]."""
-    spec = ModelSpec(
-        name=config.name,
-        class_names=config.class_names,
-        class_colors=config.class_colors,
-        mpp=config.mpp,
-        patch_px=config.patch_px,
-        mean=config.mean,
-        std=config.std,
-    )
+    spec = model_spec(config)
     confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     for store, truth in slides:
         predictions = predict_store(store, ClassMClassifier(network), spec, PredictConfig())

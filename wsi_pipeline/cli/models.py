@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.types import ModelSpec
 
 if TYPE_CHECKING:
+    from wsi_models.bundle import BundleConfig
+
     from wsi_pipeline.pipeline import TrainedModel
 
 
@@ -43,18 +46,17 @@ def load_model(name: str) -> TrainedModel:
         bundle = load_bundle(Path(name) if Path(name).is_dir() else bundle_path(name))
     except BundleError as error:
         raise ConfigError(str(error)) from error
-    config = bundle.config
-    spec = ModelSpec(
-        name=config.name,
-        class_names=config.class_names,
-        class_colors=config.class_colors,
-        mpp=config.mpp,
-        patch_px=config.patch_px,
-        mean=config.mean,
-        std=config.std,
-        stain_convention=config.stain_convention,
+    return TrainedModel(
+        module=bundle.classifier(),
+        spec=model_spec(bundle.config),
+        fingerprint=bundle.fingerprint,
     )
-    return TrainedModel(module=bundle.classifier(), spec=spec, fingerprint=bundle.fingerprint)
+
+
+def model_spec(config: BundleConfig) -> ModelSpec:
+    """Say what the model of a bundle expects and gives, in the words of the pipeline."""
+    shared = (field.name for field in fields(ModelSpec))
+    return ModelSpec(**{name: getattr(config, name) for name in shared})
 
 
 def model_defaults(model: TrainedModel) -> dict[str, dict[str, Any]]:

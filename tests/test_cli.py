@@ -159,6 +159,7 @@ def test_preprocess_then_predict_then_heatmap(known_slide: KnownSlide, tmp_path:
 
     assert (first.exit_code, second.exit_code, third.exit_code) == (0, 0, 0)
     assert f"{out}/index.html" in first.output
+    assert "trained on: synthetic slides" in second.stderr
     assert str(out / "known/demo/heatmap.png") in second.output
     assert drawn.read_bytes().startswith(b"\x89PNG")
 

@@ -48,7 +48,7 @@ def model(mpp: float = 0.5) -> TrainedModel:
         mean=(0.0, 0.0),
         std=(1.0, 1.0),
     )
-    return TrainedModel(module=Bluer(), spec=spec, fingerprint="none")
+    return TrainedModel(module=Bluer(), spec=spec, fingerprint="none", trained_on="nothing")
 
 
 @pytest.fixture(scope="module")

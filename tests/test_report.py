@@ -54,6 +54,7 @@ def report() -> RunReport:
             "name": "m",
             "class_names": ["tumor", "stroma"],
             "class_colors": ["#ff0000", "#00ff00"],
+            "trained_on": "slides of one hospital",
         },
         versions={"zarr": "3"},
         outcomes=(done, failed),
@@ -94,7 +95,15 @@ def test_the_page_shows_verdicts_reasons_and_links(tmp_path: Path, report: RunRe
 
     assert "a%20%26%20b/qc.png" in page.every("img", "src")
     assert "a%20%26%20b/m/predictions.parquet" in page.every("a", "href")
-    for fact in ("3 of 8", "flagged", "angle 60.0", "66.7 %", "an estimate: check it", "1 failed"):
+    for fact in (
+        "3 of 8",
+        "flagged",
+        "angle 60.0",
+        "66.7 %",
+        "an estimate: check it",
+        "1 failed",
+        "of one hospital",
+    ):
         assert fact in page.text
 
 

@@ -52,11 +52,14 @@ class TrainedModel:
         What it expects and gives.
     fingerprint : str
         Hash of its weights.
+    trained_on : str
+        What it learnt from, in words: what it may be trusted with.
     """
 
     module: nn.Module
     spec: ModelSpec
     fingerprint: str
+    trained_on: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +147,11 @@ def _write_report(
 
 
 def _describe(model: TrainedModel) -> dict[str, Any]:
-    return {**asdict(model.spec), "fingerprint": model.fingerprint}
+    return {
+        **asdict(model.spec),
+        "fingerprint": model.fingerprint,
+        "trained_on": model.trained_on,
+    }
 
 
 def _attempt(

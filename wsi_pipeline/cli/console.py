@@ -81,20 +81,23 @@ def print_json(value: Any) -> None:
 
 
 def print_report(report: RunReport, out: str) -> None:
-    """Print one row per slide and where the results are."""
+    """Print one row per slide, why slides failed, and where the results are."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("slide", "status", "mpp", "tiles", "stain", "result"):
+    for heading in ("slide", "status", "mpp", "tiles", "stain", "classes"):
         table.add_column(heading, overflow="fold")
     for outcome in report.outcomes:
         table.add_row(*_row(outcome))
     console = Console(file=sys.stdout)
     console.print(table)
-    console.print(f"\nReport: {out}/index.html", soft_wrap=True, highlight=False)
+    for outcome in report.outcomes:
+        if outcome.error is not None:
+            click.echo(f"\n{outcome.slide_id} failed: {outcome.error}")
+    click.echo(f"\nReport: {out}/index.html")
 
 
 def _row(outcome: SlideOutcome) -> tuple[str, ...]:
     if outcome.error is not None:
-        return outcome.slide_id, outcome.status, "", "", "", outcome.error
+        return outcome.slide_id, outcome.status, "", "", "", ""
     source = outcome.slide["mpp_source"]
     estimated = " (estimate)" if source == "objective" else ""
     kept = outcome.funnel.get("kept", 0)

@@ -50,6 +50,7 @@ def load_model(name: str) -> TrainedModel:
         module=bundle.classifier(),
         spec=model_spec(bundle.config),
         fingerprint=bundle.fingerprint,
+        trained_on=bundle.config.training.data,
     )
 
 

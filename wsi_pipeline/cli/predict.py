@@ -46,6 +46,7 @@ def predict(
 
     with explained_errors():
         model = load_model(model_name)
+        click.echo(f"Model {model.spec.name} was trained on: {model.trained_on}.", err=True)
         config = resolve_config(values)
         found = []
         with progress_bars(quiet or as_json) as progress:

@@ -49,6 +49,7 @@ def run(
 
     with explained_errors():
         model = load_model(model_name)
+        click.echo(f"Model {model.spec.name} was trained on: {model.trained_on}.", err=True)
         roi, workers, overwrite = (values.pop(key) for key in ("roi", "workers", "overwrite"))
         options = RunOptions(
             out=out,

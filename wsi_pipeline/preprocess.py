@@ -182,6 +182,7 @@ def _survey(
         rgb, downsample = slide.overview(config.tissue.mask_mpp)
         require_brightfield(rgb, slide.info.slide_id)
         mask = detect_tissue(rgb, config.tissue.mask_mpp, downsample, config.tissue)
+        thumbnail = _thumbnail(slide, rgb, config.tissue.mask_mpp)
     with watch.stage("grid"):
         roi = None if job.roi is None else _polygons(slide, job.roi)
         grid = _without_blurred(slide, lay_grid(slide.info, mask, config.tile, roi), config, pool)
@@ -202,7 +203,7 @@ def _survey(
         group=_groups(job, config, len(grid)),
         stain=stain,
         mask=mask,
-        thumbnail=_thumbnail(slide, rgb, config.tissue.mask_mpp),
+        thumbnail=thumbnail,
         config=_recipe(job, config),
         fingerprint=slide.fingerprint(),
     )
@@ -247,7 +248,7 @@ def _thumbnail(slide: Slide, overview: NDArray[np.uint8], overview_mpp: float) -
     longer = max(slide.info.size_wh)
     mpp = slide.info.mpp * max(1.0, longer / THUMBNAIL_PX)
     if mpp < overview_mpp:
-        return slide.overview(mpp)[0]
+        return slide.overview(mpp, oversampling=1)[0]
     height, width, _ = overview.shape
     scale = THUMBNAIL_PX / max(height, width)
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))

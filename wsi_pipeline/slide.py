@@ -219,13 +219,17 @@ class Slide:
         pixels = resample(pixels.swapaxes(0, 1), x_edges - corner[0]).swapaxes(0, 1)
         return np.ascontiguousarray(np.rint(pixels), dtype=np.uint8)
 
-    def overview(self, mpp: float) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    def overview(
+        self, mpp: float, *, oversampling: float = OVERSAMPLING
+    ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
         """Read the whole slide at low resolution, in little memory.
 
         Parameters
         ----------
         mpp : float
             Resolution wanted, um/px. Never finer than the slide's own.
+        oversampling : float
+            How much finer the level is that is averaged; 1 is fastest.
 
         Returns
         -------
@@ -234,7 +238,7 @@ class Slide:
         downsample : tuple of float
             Level-0 px per px of ``rgb``, in x and y.
         """
-        level = level_for_mpp(self.info, mpp / OVERSAMPLING)
+        level = level_for_mpp(self.info, mpp / oversampling)
         width, height = self.info.level_sizes_wh[level]
         # counted from level 0, so that containers with other levels give the same size
         out_width, out_height = (

@@ -1,0 +1,182 @@
+"""Train methods on a patch store with few labels, and append one row per run to ``results.csv``.
+
+    wsi-pipeline ingest lc25000.zip --out lc.zarr --mpp 0.5 --group-column prototype \
+        --patch-size 96 --fit resize
+    python benchmarks/methods/run.py lc.zarr --dataset lc25000 --labels-per-class 20 --seeds 0 1 2
+
+Every method gets the same encoder, batch sizes, steps, optimizer and selection; a seed decides
+split, labels, weights and batches. Runs that are in the file already are not repeated. Sized for a
+CPU by default: EfficientNet-Lite0 with ImageNet weights on patches of 64 px. On a GPU:
+``--encoder resnet18 --size 256 --batch 33 --epochs 100 --iterations 200``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from wsi_models.experiment import launch, run_experiment
+from wsi_models.recipe import Recipe
+
+from wsi_pipeline.store import PatchStore
+from wsi_pipeline.training_data import LabelMap, TrainingData
+
+RESULTS = Path(__file__).with_name("results.csv")
+
+VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("supervised", ""): {"method": "supervised"},
+    ("fixmatch", ""): {"method": "fixmatch"},
+    ("mixmatch", ""): {"method": "mixmatch"},
+    ("class", ""): {"method": "class-m", "mixup": False},
+    ("class-m", ""): {"method": "class-m"},
+    ("class-m", "no contrast"): {"method": "class-m", "contrastive": False},
+    ("class-m", "no rgb jitter"): {"method": "class-m", "views": {"rgb_jitter": 0.0}},
+    ("class-m", "fixed stains"): {"method": "class-m", "views": {"stain_matrix": "fixed"}},
+    ("class-m", "red and green"): {"method": "class-m", "views": {"channels": "red_green"}},
+    ("class-m", "red and blue"): {"method": "class-m", "views": {"channels": "red_blue"}},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One run, as a line of ``results.csv``."""
+
+    dataset: str
+    method: str
+    variant: str
+    labels_per_class: int
+    seed: int
+    size: str
+    balanced_accuracy: float
+    macro_f1: float
+    auc: float
+    minutes: float
+    device: str
+
+    def key(self) -> tuple[str, ...]:
+        """Return what makes a run a repetition of another."""
+        names = ("dataset", "method", "variant", "labels_per_class", "seed", "size")
+        return tuple(str(getattr(self, name)) for name in names)
+
+
+def main() -> None:
+    """Run what is asked for and not done yet."""
+    options = parse()
+    store = PatchStore.open(options.store)
+    source = TrainingData([store], LabelMap())
+    size = f"{options.encoder} {options.size} px, {options.epochs} x {options.iterations} steps"
+    for seed in options.seeds:
+        for (method, variant), chosen in VARIANTS.items():
+            if options.methods and method not in options.methods:
+                continue
+            if variant and not options.ablations:
+                continue
+            blank = Row(
+                dataset=options.dataset,
+                method=method,
+                variant=variant,
+                labels_per_class=options.labels_per_class,
+                seed=seed,
+                size=size,
+                balanced_accuracy=0,
+                macro_f1=0,
+                auc=0,
+                minutes=0,
+                device=options.device,
+            )
+            if blank.key() in done():
+                continue
+            row = run(blank, recipe(options, method, chosen, seed), source)
+            append(row)
+            print(row, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--dataset", required=True, help="name of the data in the table")
+    parser.add_argument("--labels-per-class", type=int, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="*", help="only these")
+    parser.add_argument("--ablations", action="store_true", help="the ablations of CLASS-M too")
+    parser.add_argument("--encoder", default="efficientnet_lite0")
+    parser.add_argument("--size", type=int, default=64, help="side of the input, px")
+    parser.add_argument("--batch", type=int, default=10, help="labelled patches of a step")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+def recipe(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Recipe:
+    """Build the recipe of one run: what is common to all, then what is chosen."""
+    method: dict[str, Any] = {
+        **chosen,
+        "encoder": {"name": options.encoder},
+        "views": {"patch_px": options.size, **chosen.get("views", {})},
+        "labelled_per_step": options.batch,
+        "ema_decay": 0.95,
+        "optimisation": {"name": "adam", "lr": 3e-4, "schedule": "constant"},
+    }
+    if chosen["method"] != "supervised":
+        method["unlabelled_per_step"] = options.batch
+    if chosen["method"] == "mixmatch" or (name == "class-m"):
+        method["mixing"] = {"ramp_epochs": max(1, options.epochs // 2)}
+    return Recipe.model_validate(
+        {
+            "name": name,
+            "split": {
+                "validation": 0.2,
+                "test": 0.3,
+                "labels_per_class": options.labels_per_class,
+                "seed": seed,
+            },
+            "train": {"epochs": options.epochs, "iterations": options.iterations, "seed": seed},
+            "method": method,
+        }
+    )
+
+
+def run(blank: Row, chosen: Recipe, source: TrainingData) -> Row:
+    """Train, evaluate on the test groups, and fill in the row."""
+    torch.manual_seed(chosen.train.seed)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run_experiment(chosen, source, Path(folder) / "run", launch(blank.device))
+    figures = outcome.evaluation.headline()
+    values = {field.name: getattr(blank, field.name) for field in fields(Row)}
+    values |= {name: round(figures[name], 4) for name in ("balanced_accuracy", "macro_f1", "auc")}
+    values["minutes"] = round((time.perf_counter() - begin) / 60, 2)
+    return Row(**values)
+
+
+def done() -> set[tuple[str, ...]]:
+    """Return the runs that are in the file."""
+    if not RESULTS.exists():
+        return set()
+    with RESULTS.open(newline="", encoding="utf-8") as file:
+        names = ("dataset", "method", "variant", "labels_per_class", "seed", "size")
+        return {tuple(line[name] for name in names) for line in csv.DictReader(file)}
+
+
+def append(row: Row) -> None:
+    """Add a row; one write, so that runs side by side do not mix their lines."""
+    is_new = not RESULTS.exists()
+    with RESULTS.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(field.name for field in fields(Row))
+        writer.writerow(getattr(row, field.name) for field in fields(Row))
+
+
+if __name__ == "__main__":
+    main()

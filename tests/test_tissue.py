@@ -459,3 +459,14 @@ def test_a_large_overview_takes_seconds(data_dir: Path) -> None:
     begin = time.process_time()
     areas_of(large)
     assert time.process_time() - begin < 5.0
+
+
+@pytest.mark.data
+def test_scraps_of_a_drying_pen_are_ink(data_dir: Path) -> None:
+    rgb = picture_of(data_dir, "histoqc_pen_red.png")
+    areas = at_full_size(mask_of(rgb, 24.0), rgb)
+
+    beside_the_stroke = areas[565:612, 790:850]
+
+    assert (beside_the_stroke == Area.PEN).any()
+    assert not (beside_the_stroke == Area.TISSUE).any()

@@ -15,7 +15,7 @@ from skimage.filters import threshold_otsu
 from wsi_pipeline.errors import UnsupportedSlideError
 from wsi_pipeline.tissue.absorption import DARKEST, DENSITY, measure_absorption, sample
 from wsi_pipeline.tissue.artefacts import find_artefacts
-from wsi_pipeline.tissue.regions import Region, closed, connected_to, keep_by_area
+from wsi_pipeline.tissue.regions import Region, closed, connected_to, keep_by_area, within
 from wsi_pipeline.types import Area, TissueMask
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ ARTEFACT_MPP = 16.0
 
 GAP_UM = 16.0
 """Half the gap within tissue that is closed, um."""
+
+DRY_INK_UM2 = 120_000.0
+"""Largest piece of stain apart from tissue that ink nearby explains, um^2."""
+
+DRY_INK_UM = 250.0
+"""How near that ink must be, um."""
 
 DARK_LEVEL = 50
 """Pixels with no channel at or above this carry no light of a brightfield lamp."""
@@ -83,8 +89,8 @@ def detect_tissue(
     green, red goes far beyond the slide's own eosin, and violet or black is darker than dense
     nuclei are at this resolution. A mark must be solid somewhere; from there it is followed as
     far as its weaker parts connect, and its smooth out-of-focus rim goes with it. Tissue under
-    ink counts as ink. Brown dye on surgical margins is tissue unless it is as dark as ink, for
-    brown chromogen is tissue.
+    ink counts as ink, and so do scraps that a drying pen left beside its strokes. Brown dye on
+    surgical margins is tissue unless it is as dark as ink, for brown chromogen is tissue.
 
     *Neutral* dark marks are black borders where they line the picture's border, glass edges where
     they are long and thin, and black pen otherwise.
@@ -101,7 +107,9 @@ def detect_tissue(
         light, mpp * coarse, pen=config.reject_pen, edges=config.reject_edges
     )
     areas = _enlarge(artefacts, small)
-    areas[_find_stained(small, areas == Area.GLASS, mpp, config)] = Area.TISSUE
+    stained = _find_stained(small, areas == Area.GLASS, mpp, config)
+    areas[stained] = Area.TISSUE
+    areas[_find_dry_ink(stained, areas == Area.PEN, mpp)] = Area.PEN
     return TissueMask(areas=_enlarge(areas, rgb), downsample=downsample)
 
 
@@ -167,6 +175,16 @@ def _find_stained(rgb: NDArray[np.uint8], free: Region, mpp: float, config: Tiss
     found = closed(connected_to(sure, likely), round(GAP_UM / mpp)) & free
     found |= keep_by_area(free & ~found, mpp, most_um2=config.max_hole_um2, connectivity=4)
     return keep_by_area(found, mpp, least_um2=config.min_tissue_um2)
+
+
+def _find_dry_ink(stained: Region, pen: Region, mpp: float) -> Region:
+    """Find what a drying pen left beside its strokes: faint scraps that touch no tissue."""
+    scraps = keep_by_area(stained, mpp, most_um2=DRY_INK_UM2)
+    border = np.ones_like(scraps)
+    border[1:-1, 1:-1] = False
+    # what the picture's border cuts may be part of a large piece
+    whole = scraps & ~connected_to(scraps & border, scraps)
+    return connected_to(whole & within(pen, DRY_INK_UM, mpp), whole)
 
 
 def _stain_limit(strongest: NDArray[np.uint8], weakest: NDArray[np.uint8], free: Region) -> float:

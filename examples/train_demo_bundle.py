@@ -21,14 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from wsi_models.bundle import (
-    BundleConfig,
-    ClassMArchitecture,
-    TrainingFacts,
-    build_network,
-    save_bundle,
-)
-from wsi_models.class_m import ClassMClassifier, ClassMNetwork
+from wsi_models.bundle import BundleConfig, TrainingFacts, save_bundle
+from wsi_models.networks import StainPairConfig, build_network
+from wsi_models.parts.backbone import SmallConfig
+from wsi_models.parts.patch_network import Classifier, PatchNetwork
 
 from wsi_pipeline.cli.models import model_spec
 from wsi_pipeline.config import PipelineConfig, PredictConfig, TileConfig
@@ -171,7 +167,7 @@ def describe(mean: list[float], std: list[float], seed: int) -> BundleConfig:
     return BundleConfig(
         name="demo",
         method="class-m",
-        architecture=ClassMArchitecture(layers=(1, 1, 1, 1), block_inplanes=(16, 32, 64, 128)),
+        network=StainPairConfig(encoder=SmallConfig(planes=(16, 32, 64, 128))),
         class_names=CLASSES,
         class_colors=CLASS_COLORS[1:],
         mpp=MPP,
@@ -190,12 +186,12 @@ def describe(mean: list[float], std: list[float], seed: int) -> BundleConfig:
     )
 
 
-def train(config: BundleConfig, tiles: Tiles, seed: int) -> ClassMNetwork:
+def train(config: BundleConfig, tiles: Tiles, seed: int) -> PatchNetwork:
     """Minimise the cross-entropy of batches drawn evenly from the classes."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # sums then have one order, whatever the number of cores
     torch.use_deterministic_algorithms(True)
-    network = build_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_network(config.network, len(CLASSES), PATCH_PX)
     weight = (1 / torch.bincount(tiles.label).double())[tiles.label]
     steps = EPOCHS * len(tiles.label) // BATCH
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
@@ -247,13 +243,13 @@ def blurred(channel: Tensor, sigma: float) -> Tensor:
 
 
 def evaluate(
-    network: ClassMNetwork, config: BundleConfig, slides: list[tuple[PatchStore, SyntheticTruth]]
+    network: PatchNetwork, config: BundleConfig, slides: list[tuple[PatchStore, SyntheticTruth]]
 ) -> NDArray[np.int64]:
     """Count predictions on tiles that lie in one class, [truth, prediction]."""
     spec = model_spec(config)
     confusion = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
     for store, truth in slides:
-        predictions = predict_store(store, ClassMClassifier(network), spec, PredictConfig())
+        predictions = predict_store(store, Classifier(network), spec, PredictConfig())
         pure, label = judged(store, truth)
         np.add.at(confusion, (label[pure], predictions.label[pure]), 1)
     return confusion
@@ -262,7 +258,7 @@ def evaluate(
 def finish(
     folder: Path,
     config: BundleConfig,
-    network: ClassMNetwork,
+    network: PatchNetwork,
     confusion: NDArray[np.int64],
     *,
     train_tiles: int,

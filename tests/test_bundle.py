@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -19,22 +19,34 @@ from wsi_models.bundle import (
     BundleConfig,
     BundleError,
     available_bundles,
-    build_network,
     bundle_path,
     load_bundle,
     save_bundle,
     schema_text,
 )
+from wsi_models.class_m import ClassMNetwork
+from wsi_models.networks import (
+    RgbClassifierConfig,
+    StainPairConfig,
+    build_network,
+)
+from wsi_models.parts.backbone import (
+    EfficientNetLite0Config,
+    EncoderConfig,
+    ResNet18Config,
+    SmallConfig,
+    ViTConfig,
+)
 
 from wsi_pipeline.types import STAIN_CONVENTION
-
-if TYPE_CHECKING:
-    from wsi_models.class_m import ClassMNetwork
 
 VALUES: dict[str, Any] = {
     "name": "tiny",
     "method": "class-m",
-    "architecture": {"layers": [1, 1, 1, 1], "block_inplanes": [4, 4, 8, 8]},
+    "network": {
+        "kind": "stain-pair",
+        "encoder": {"name": "small", "layers": [1, 1, 1, 1], "planes": [4, 4, 8, 8]},
+    },
     "class_names": ["tumor", "stroma", "fat"],
     "class_colors": ["#8e2a8a", "#e0719c", "#f2c14e"],
     "mpp": 0.5,
@@ -52,7 +64,13 @@ def make_config(**changes: object) -> BundleConfig:
 
 def make_network(config: BundleConfig, seed: int = 0) -> ClassMNetwork:
     torch.manual_seed(seed)
-    return build_network(config)
+    assert isinstance(config.network, StainPairConfig)
+    return build_network(config.network, len(config.class_names), config.patch_px)
+
+
+def encoder(**changes: object) -> dict[str, Any]:
+    """Return the description of the network with its encoder changed."""
+    return {**VALUES["network"], "encoder": VALUES["network"]["encoder"] | changes}
 
 
 @pytest.fixture
@@ -96,10 +114,63 @@ def test_what_is_saved_is_loaded_exactly(tmp_path: Path) -> None:
 def test_loaded_network_can_be_trained_on(saved: Path) -> None:
     network = load_bundle(saved).network
 
+    assert isinstance(network, ClassMNetwork)
     assert not network.training
     assert all(p.requires_grad and p.device.type == "cpu" for p in network.parameters())
     network.train()(torch.rand(2, 2, 64, 64)).logits.sum().backward()
     assert network.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("kind", ["stain-pair", "rgb"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SmallConfig(planes=(4, 4, 8, 8)),
+        ResNet18Config(weights=None),
+        EfficientNetLite0Config(weights=None),
+        ViTConfig(token_px=16, hidden=24, layers=1, heads=2),
+    ],
+)
+def test_every_network_comes_back_as_it_was(
+    tmp_path: Path, kind: str, shape: EncoderConfig
+) -> None:
+    channels = 2 if kind == "stain-pair" else 3
+    network = {"kind": kind, "encoder": shape.model_dump(mode="json")}
+    config = make_config(network=network, mean=[0.5] * channels, std=[0.2] * channels)
+    original = build_network(config.network, 3, config.patch_px).eval()
+    save_bundle(tmp_path / "tiny", config, original, "# tiny\n")
+
+    bundle = load_bundle(tmp_path / "tiny")
+
+    patches = torch.rand(2, channels, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(bundle.classifier()(patches), original.classify(patches))
+        assert torch.equal(bundle.extractor()(patches), original.features(patches))
+    assert bundle.config.input == ("he" if channels == 2 else "rgb")
+
+
+def test_starting_weights_that_a_bundle_names_are_not_sought(tmp_path: Path) -> None:
+    named = EfficientNetLite0Config(weights=None)
+    config = make_config(
+        network=RgbClassifierConfig(encoder=named).model_dump(mode="json"),
+        mean=[0.5] * 3,
+        std=[0.2] * 3,
+    )
+    save_bundle(tmp_path / "tiny", config, build_network(config.network, 3, 64), "# tiny\n")
+    file = str(tmp_path / "absent.pth")
+    edit_config(tmp_path / "tiny", lambda values: values["network"]["encoder"].update(weights=file))
+
+    with pytest.raises(BundleError, match="weights"):
+        load_bundle(tmp_path / "tiny")
+
+    edit_config(
+        tmp_path / "tiny",
+        lambda values: values.update(
+            network={"kind": "rgb", "encoder": {"name": "resnet18", "weights": file}}
+        ),
+    )
+    with pytest.raises(BundleError, match="lacks tensors"):  # and not: the file is absent
+        load_bundle(tmp_path / "tiny")
 
 
 def test_classifier_is_ready_to_predict(saved: Path) -> None:
@@ -176,7 +247,7 @@ def test_diverged_network_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_network_of_another_configuration_is_not_saved(tmp_path: Path) -> None:
-    other = make_config(architecture={"layers": [1, 1, 1, 2], "block_inplanes": [4, 4, 8, 8]})
+    other = make_config(network=encoder(layers=[1, 1, 1, 2]))
 
     with pytest.raises(BundleError, match=r"has unknown tensors: encoder_e\.layer4\.1"):
         save_bundle(tmp_path / "tiny", make_config(), make_network(other), "# tiny\n")
@@ -257,15 +328,11 @@ def test_weights_of_another_network_are_refused(
         ({"extra": 1}, "extra: Extra inputs are not permitted"),
         ({"schema_version": 2}, "schema_version"),
         ({"name": "../evil"}, "name: String should match"),
-        ({"method": "other"}, "method"),
-        (
-            {"architecture": {"layers": [1], "block_inplanes": [4, 4, 8, 8]}},
-            r"architecture\.layers",
-        ),
-        (
-            {"architecture": {"layers": [0, 1, 1, 1], "block_inplanes": [4, 4, 8, 8]}},
-            r"architecture\.layers\.0",
-        ),
+        ({"method": ""}, "method"),
+        ({"network": {"kind": "other"}}, "network"),
+        ({"network": encoder(layers=[1])}, r"network.*layers"),
+        ({"network": encoder(layers=[0, 1, 1, 1])}, r"network.*layers\.0"),
+        ({"network": encoder(name="other")}, r"network"),
         ({"class_names": ["one"], "class_colors": ["#000000"]}, "class_names"),
         ({"class_names": ["a", "a", "b"]}, "class_names repeat: a, a, b"),
         ({"class_names": ["a", "", "b"]}, r"class_names\.1"),
@@ -277,6 +344,7 @@ def test_weights_of_another_network_are_refused(
         ({"patch_px": 16}, "patch_px"),
         ({"stain_convention": "macenko-ln"}, "stain_convention"),
         ({"mean": [0.1]}, "mean"),
+        ({"mean": [0.1, 0.2, 0.3]}, "3 means and 2 deviations do not match the 2 channels"),
         ({"std": [0.1, 0.0]}, r"std\.1"),
         ({"training": {"loss": "", "data": "x", "seed": 0, "metrics": {}}}, r"training\.loss"),
     ],

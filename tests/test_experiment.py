@@ -159,14 +159,30 @@ def test_a_run_is_not_overwritten(work: Path) -> None:
     assert "holds a run" in fail("train", work / "recipe.toml", *data, "--out", work / "run")
 
 
-def test_a_baseline_has_a_run_but_no_bundle(work: Path) -> None:
+def test_the_bundle_of_a_baseline_takes_colours(work: Path) -> None:
     (work / "supervised.toml").write_text(SUPERVISED)
     arguments = ("--data", work / "tiles.zarr", "--out")
     invoke("train", work / "supervised.toml", *arguments, work / "baseline", "--epochs", 1)
-    assert not (work / "baseline" / "bundle").exists()
+    bundle = load_bundle(work / "baseline" / "bundle")
+    assert bundle.config.input == "rgb"
+    assert bundle.config.mean == (0.485, 0.456, 0.406)
     model = load_predictor(work / "baseline")
     assert model.class_names == ("gland", "stroma")
-    invoke("evaluate", work / "baseline", *arguments, work / "baseline-all")
+    figures = []
+    for name in ("baseline", "baseline/bundle"):
+        invoke("evaluate", work / name, *arguments, work / f"{name}-all")
+        figures.append(json.loads((work / f"{name}-all" / "evaluation.json").read_text()))
+    assert figures[0]["confusion"] == figures[1]["confusion"]
+    assert figures[0]["auc"] == pytest.approx(figures[1]["auc"], abs=1e-6)
+
+
+def test_an_ablation_that_no_store_serves_has_no_bundle(work: Path) -> None:
+    text = RECIPE.replace("[method.views]", '[method.views]\nchannels = "red_blue"')
+    (work / "red_blue.toml").write_text(text)
+    arguments = ("--data", work / "tiles.zarr", "--out", work / "red-blue")
+    invoke("train", work / "red_blue.toml", *arguments, "--epochs", 1, "--iterations", 1)
+    assert not (work / "red-blue" / "bundle").exists()
+    assert load_predictor(work / "red-blue").class_names == ("gland", "stroma")
 
 
 def test_a_given_split_is_used(work: Path) -> None:

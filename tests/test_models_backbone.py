@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from wsi_models.class_m import ClassMNetwork, EncoderPair
+from wsi_models.class_m import ClassMNetwork
 from wsi_models.parts.backbone import (
     EfficientNetLite0Config,
     EncoderConfig,
@@ -105,10 +105,7 @@ def test_small_encoder_has_no_weights_to_start_from() -> None:
 
 
 def test_class_m_takes_encoders_of_any_kind() -> None:
-    encoders = [build_encoder(SmallConfig(), 1, 32) for _ in range(2)]
-    network = ClassMNetwork(
-        3, encoders=EncoderPair(encoders[0].module, encoders[1].module, encoders[0].features)
-    )
+    network = ClassMNetwork(3, *(build_encoder(SmallConfig(), 1, 32) for _ in range(2)))
     output = network(torch.rand(4, 2, 32, 32))
     assert output.logits.shape == (4, 3)
     assert output.z_h.shape == output.z_e.shape == (4, 64)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import nn
-from wsi_models.class_m import ClassMClassifier, ClassMNetwork
+from wsi_models.class_m import ClassMNetwork
+from wsi_models.networks import StainPairConfig, build_network
+from wsi_models.parts.backbone import ResNet18Config, SmallConfig, build_encoder
+from wsi_models.parts.patch_network import Classifier, FeatureExtractor
 
-if TYPE_CHECKING:
-    from wsi_models.parts.encoder import Stages
-
-LAYERS: Stages = (1, 1, 1, 1)
-PLANES: Stages = (4, 4, 8, 16)
+SHAPE = SmallConfig(planes=(4, 4, 8, 16))
 
 
 def make_network(seed: int = 0) -> ClassMNetwork:
     torch.manual_seed(seed)
-    return ClassMNetwork(3, layers=LAYERS, block_inplanes=PLANES)
+    return build_network(StainPairConfig(encoder=SHAPE), 3, 64)
 
 
 def make_patches(n: int = 8, seed: int = 1) -> torch.Tensor:
@@ -34,9 +32,10 @@ def test_output_has_the_stated_shapes() -> None:
     assert z_h.shape == z_e.shape == (5, 16)
 
 
-def test_default_network_has_512_features() -> None:
+def test_network_of_the_paper_has_512_features() -> None:
+    shape = StainPairConfig(encoder=ResNet18Config(weights=None))
     with torch.device("meta"):
-        network = ClassMNetwork(4)
+        network = build_network(shape, 4, 256)
 
     assert network.head.weight.shape == (4, 512)
 
@@ -123,7 +122,7 @@ def test_gradients_reach_both_encoders(loss: str) -> None:
 
 def test_classifier_gives_the_logits_only() -> None:
     network, he = make_network().eval(), make_patches()
-    classifier = ClassMClassifier(network).eval()
+    classifier = Classifier(network).eval()
 
     assert torch.equal(classifier(he), network(he).logits)
     assert {id(p) for p in classifier.parameters()} == {id(p) for p in network.parameters()}
@@ -135,7 +134,7 @@ def test_classifier_leaves_out_the_embeddings(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(nn.BatchNorm1d, "forward", refuse)
 
-    ClassMClassifier(make_network()).eval()(make_patches(1))
+    Classifier(make_network()).eval()(make_patches(1))
 
 
 def test_training_lowers_the_loss() -> None:
@@ -160,7 +159,25 @@ def test_other_inputs_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_single_class_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
-        ClassMNetwork(1, layers=LAYERS, block_inplanes=PLANES)
+        build_network(StainPairConfig(encoder=SHAPE), 1, 64)
+
+
+def test_encoders_of_different_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="encoders give 16 and 8 features"):
+        ClassMNetwork(
+            2,
+            build_encoder(SHAPE, 1, 64),
+            build_encoder(SmallConfig(planes=(4, 4, 8, 8)), 1, 64),
+        )
+
+
+def test_features_are_those_of_both_stains() -> None:
+    network, he = make_network().eval(), make_patches()
+    f_h, f_e = network.encode(he)
+
+    features = FeatureExtractor(network).eval()(he)
+
+    assert torch.equal(features, torch.cat([f_h, f_e], dim=1))
 
 
 def test_importing_the_package_is_light() -> None:

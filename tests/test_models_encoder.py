@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from wsi_models.parts.encoder import channel_encoder, residual_network
+from wsi_models.parts.encoder import residual_network
 from wsi_models.parts.imagenet import (
     RESNET18_SHA256,
     WeightsError,
@@ -58,7 +58,7 @@ def sha256(path: Path) -> str:
 
 
 def test_default_encoder_is_resnet18_with_one_input_channel() -> None:
-    encoder = channel_encoder()
+    encoder = residual_network(1)
     conv = encoder.get_submodule("conv1")
 
     assert isinstance(conv, nn.Conv2d)
@@ -79,7 +79,7 @@ def test_encoder_has_torchvision_names(torchvision_state: dict[str, Tensor]) -> 
 
 def test_encoder_gives_non_negative_features() -> None:
     torch.manual_seed(0)
-    features = channel_encoder(layers=(1, 1, 1, 1), block_inplanes=(4, 4, 8, 8))(
+    features = residual_network(1, layers=(1, 1, 1, 1), block_inplanes=(4, 4, 8, 8))(
         torch.randn(3, 1, 64, 96)
     )
 
@@ -99,7 +99,7 @@ def test_grey_image_gives_what_it_gives_as_rgb(
         save_file(torchvision_state, path)
     rgb_network = residual_network(3)
     rgb_network.load_state_dict({k: v for k, v in torchvision_state.items() if k[:2] != "fc"})
-    encoder = channel_encoder()
+    encoder = residual_network(1)
 
     load_imagenet(encoder, path, sha256=sha256(path))
 
@@ -114,7 +114,7 @@ def test_grey_image_gives_what_it_gives_as_rgb(
 def test_old_files_without_batch_counts_load(torchvision_state: dict[str, Tensor]) -> None:
     old = {k: v for k, v in torchvision_state.items() if "num_batches" not in k}
 
-    encoder = channel_encoder()
+    encoder = residual_network(1)
     load_rgb_weights(encoder, old, origin="old")
 
     torch.testing.assert_close(
@@ -136,7 +136,7 @@ def test_weights_of_another_network_are_refused(
     torchvision_state: dict[str, Tensor], change: dict[str, Tensor | None], message: str
 ) -> None:
     changed = {k: v for k, v in (torchvision_state | change).items() if v is not None}
-    encoder = channel_encoder()
+    encoder = residual_network(1)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
 
     with pytest.raises(WeightsError, match=message):
@@ -146,7 +146,7 @@ def test_weights_of_another_network_are_refused(
 
 
 def test_smaller_network_is_refused(torchvision_state: dict[str, Tensor]) -> None:
-    small = channel_encoder(layers=(1, 1, 1, 1), block_inplanes=(4, 4, 8, 8))
+    small = residual_network(1, layers=(1, 1, 1, 1), block_inplanes=(4, 4, 8, 8))
 
     with pytest.raises(WeightsError, match="same residual network"):
         load_rgb_weights(small, torchvision_state, origin="weights.pth")
@@ -169,7 +169,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
 
     for name in ("evil.pth", "plain.pth"):
         with pytest.raises(WeightsError, match="cannot be read as weights"):
-            load_imagenet(channel_encoder(), tmp_path / name)
+            load_imagenet(residual_network(1), tmp_path / name)
 
     assert not mark.exists()
 
@@ -182,14 +182,14 @@ def test_unreadable_files_are_refused(tmp_path: Path, name: str) -> None:
         (tmp_path / name).write_text("this is no file of weights, whatever its name says")
 
     with pytest.raises(WeightsError, match=name):
-        load_imagenet(channel_encoder(), tmp_path / name)
+        load_imagenet(residual_network(1), tmp_path / name)
 
 
 def test_checkpoint_instead_of_weights_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "model": {}}, tmp_path / "checkpoint.pth")
 
     with pytest.raises(WeightsError, match=r"model\.state_dict\(\)"):
-        load_imagenet(channel_encoder(), tmp_path / "checkpoint.pth")
+        load_imagenet(residual_network(1), tmp_path / "checkpoint.pth")
 
 
 def test_local_file_with_another_checksum_is_refused(
@@ -198,7 +198,7 @@ def test_local_file_with_another_checksum_is_refused(
     path = save(tmp_path / "weights.pth", torchvision_state)
 
     with pytest.raises(WeightsError, match=f"expected {RESNET18_SHA256}"):
-        load_imagenet(channel_encoder(), path, sha256=RESNET18_SHA256)
+        load_imagenet(residual_network(1), path, sha256=RESNET18_SHA256)
 
 
 def test_url_is_fetched_once_and_checked(
@@ -206,11 +206,11 @@ def test_url_is_fetched_once_and_checked(
 ) -> None:
     path = save(tmp_path / "served" / "weights.pth", torchvision_state)
     digest, cache = sha256(path), tmp_path / "cache"
-    encoder = channel_encoder()
+    encoder = residual_network(1)
 
     load_imagenet(encoder, f"{server}/weights.pth", sha256=digest.upper(), cache_dir=cache)
     path.unlink()
-    load_imagenet(channel_encoder(), f"{server}/weights.pth", sha256=digest, cache_dir=cache)
+    load_imagenet(residual_network(1), f"{server}/weights.pth", sha256=digest, cache_dir=cache)
 
     assert [p.name for p in cache.iterdir()] == [f"{digest}.pth"]
     torch.testing.assert_close(
@@ -227,7 +227,7 @@ def test_cached_file_that_was_changed_is_refused(
 
     with pytest.raises(WeightsError, match="delete it and fetch it again"):
         load_imagenet(
-            channel_encoder(), f"{server}/weights.pth", sha256=sha256(path), cache_dir=tmp_path
+            residual_network(1), f"{server}/weights.pth", sha256=sha256(path), cache_dir=tmp_path
         )
 
 
@@ -236,7 +236,9 @@ def test_url_with_wrong_content_leaves_nothing_behind(tmp_path: Path, server: st
     cache = tmp_path / "cache"
 
     with pytest.raises(WeightsError, match="is not the file expected"):
-        load_imagenet(channel_encoder(), f"{server}/weights.pth", sha256="0" * 64, cache_dir=cache)
+        load_imagenet(
+            residual_network(1), f"{server}/weights.pth", sha256="0" * 64, cache_dir=cache
+        )
 
     assert list(cache.iterdir()) == []
 
@@ -254,5 +256,5 @@ def test_url_that_cannot_be_trusted_or_reached_is_refused(
 ) -> None:
     with pytest.raises(WeightsError, match=message):
         load_imagenet(
-            channel_encoder(), f"{server}/absent.pth", sha256=digest, cache_dir=tmp_path / "cache"
+            residual_network(1), f"{server}/absent.pth", sha256=digest, cache_dir=tmp_path / "cache"
         )

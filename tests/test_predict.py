@@ -11,7 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from wsi_models.class_m import ClassMClassifier, ClassMNetwork
+from wsi_models.networks import StainPairConfig, build_network
+from wsi_models.parts.backbone import SmallConfig
+from wsi_models.parts.patch_network import Classifier
 
 from tests.stores import make_header, make_store
 from wsi_pipeline.config import HeValues, Precision, PredictConfig, StoreConfig
@@ -85,10 +87,11 @@ def make_source(n: int, side: int = 64, **changes: object) -> Source:
 def network() -> nn.Module:
     """A network whose probabilities differ from patch to patch."""
     torch.manual_seed(0)
-    net = ClassMNetwork(3, layers=(1, 1, 1, 1), block_inplanes=(8, 8, 16, 16))
+    encoder = SmallConfig(planes=(8, 8, 16, 16))
+    net = build_network(StainPairConfig(encoder=encoder), 3, 64)
     net.train()(torch.randn(16, 2, 64, 64))
     nn.init.normal_(net.head.weight, std=3.0)
-    return ClassMClassifier(net)
+    return Classifier(net)
 
 
 @pytest.fixture(scope="module")

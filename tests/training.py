@@ -11,8 +11,24 @@ from torch.nn import functional
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from wsi_models.methods.base import Batch, Losses, Method
+from wsi_models.parts.patch_network import PatchNetwork
 
 UNMIX = torch.tensor([[1.838, 0.0341, -0.760], [-1.373, 0.772, 1.215]])
+
+
+class Softmax(PatchNetwork):
+    """Softmax regression on whatever numbers it is given."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.1), nn.Linear(2, classes))
+
+    def features(self, patches: Tensor) -> Tensor:
+        return patches
+
+    def classify(self, patches: Tensor) -> Tensor:
+        logits: Tensor = self.layers(patches)
+        return logits
 
 
 class MeanStains(Method):
@@ -22,7 +38,7 @@ class MeanStains(Method):
         super().__init__()
         self.classes = classes
         self.labelled_per_step, self.unlabelled_per_step = 2 * classes, unlabelled
-        self.network = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.1), nn.Linear(2, classes))
+        self.network = Softmax(classes)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._lr = lr
 
@@ -37,12 +53,12 @@ class MeanStains(Method):
             raise AssertionError("the labels of unlabelled patches must be withheld")
         inputs = self.evaluation_input(labelled)
         noise = torch.randn(inputs.shape, generator=generator, device=inputs.device)
-        logits = self.network(inputs + 0.01 * noise)
+        logits = self.network.classify(inputs + 0.01 * noise)
         loss = functional.cross_entropy(logits, labelled.label)
         parts = {"labelled": float(loss.detach())}
         if unlabelled is None:
             return Losses(total=loss, parts=parts)
-        pseudo = self.network(self.evaluation_input(unlabelled)).softmax(dim=1)
+        pseudo = self.network.classify(self.evaluation_input(unlabelled)).softmax(dim=1)
         parts["pseudo_confidence"] = float(pseudo.detach().max(dim=1).values.mean())
         entropy = -(pseudo * pseudo.clamp(min=1e-6).log()).sum(dim=1).mean()
         total = loss + 0.01 * min(clock / 16, 1) * entropy
@@ -57,17 +73,13 @@ class MeanStains(Method):
     def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
         return ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
 
-    def export_network(self) -> nn.Module:
+    def export_network(self) -> PatchNetwork:
         return self.network.eval()
 
     def evaluation_input(self, batch: Batch) -> Tensor:
         density = -torch.log10(batch.rgb.float().clamp(min=1) / 255)
         stains = torch.einsum("bsc,bchw->bshw", batch.unmix, density).clamp(0, 1)
         return stains.mean(dim=(2, 3))
-
-    def classify(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        logits: Tensor = network(inputs)
-        return logits
 
 
 class Colours:

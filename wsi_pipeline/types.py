@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 STAIN_CONVENTION = "macenko-log10-he-v1"
 """How H/E patches are made: log10 optical density, background 255 unless stored otherwise, rows
 H then E, uint8 value v = round(255 * clip(c / (2 * max_concentration), 0, 1))."""
+
+PatchInput = Literal["he", "rgb"]
+"""What a model sees of a patch: its two stains, or its colours."""
 
 
 class MppSource(StrEnum):
@@ -362,7 +365,9 @@ class ModelSpec:
     patch_px : int
         Side of its input, px.
     mean, std : tuple of float
-        Normalisation of the two channels after scaling to [0, 1].
+        Normalisation of each channel after scaling to [0, 1].
+    input : {"he", "rgb"}
+        Whether it takes the two stains of a patch, (B, 2, P, P), or its colours, (B, 3, P, P).
     stain_convention : str
         Must equal :data:`STAIN_CONVENTION` of the store.
     """
@@ -372,8 +377,9 @@ class ModelSpec:
     class_colors: tuple[str, ...]
     mpp: float
     patch_px: int
-    mean: tuple[float, float]
-    std: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input: PatchInput = "he"
     stain_convention: str = STAIN_CONVENTION
 
 

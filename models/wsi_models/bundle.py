@@ -21,19 +21,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from wsi_models.class_m import ClassMClassifier, ClassMNetwork
+from wsi_models.networks import NetworkConfig, PatchInput, network_shapes, patch_input
+from wsi_models.parts.patch_network import Classifier, FeatureExtractor, PatchNetwork
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 
-PerStage = tuple[
-    Annotated[int, Field(ge=1)],
-    Annotated[int, Field(ge=1)],
-    Annotated[int, Field(ge=1)],
-    Annotated[int, Field(ge=1)],
-]
 ClassName = Annotated[str, Field(min_length=1)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -45,13 +41,6 @@ class BundleError(ValueError):
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ClassMArchitecture(_Part):
-    """The shape of both encoders of a CLASS-M network."""
-
-    layers: PerStage = Field(description="Basic blocks per stage of each encoder.")
-    block_inplanes: PerStage = Field(description="Channels per stage; the last are the features.")
 
 
 class TrainingFacts(_Part):
@@ -70,8 +59,8 @@ class BundleConfig(_Part):
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Names the folder of predictions."
     )
-    method: Literal["class-m"] = Field(description="How the network is built and trained.")
-    architecture: ClassMArchitecture = Field(description="Parameters of the network.")
+    method: str = Field(min_length=1, description="How the network was trained.")
+    network: NetworkConfig = Field(description="The network and its sizes.")
     class_names: tuple[ClassName, ...] = Field(
         min_length=2, description="One per output, in order."
     )
@@ -81,8 +70,12 @@ class BundleConfig(_Part):
     stain_convention: Literal["macenko-log10-he-v1"] = Field(
         description="How the H/E values of a patch are made from its RGB."
     )
-    mean: tuple[float, float] = Field(description="Means of H and E in [0, 1], subtracted.")
-    std: tuple[Positive, Positive] = Field(description="Deviations of H and E, divided by.")
+    mean: tuple[float, ...] = Field(
+        min_length=2, max_length=3, description="Of H and E, or of RGB, in [0, 1]; subtracted."
+    )
+    std: tuple[Positive, ...] = Field(
+        min_length=2, max_length=3, description="Deviation of each channel, divided by."
+    )
     training: TrainingFacts = Field(description="How the model came to be.")
 
     @model_validator(mode="after")
@@ -96,6 +89,21 @@ class BundleConfig(_Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Self:
+        channels = 2 if self.input == "he" else 3
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} deviations do not match the "
+                f"{channels} channels of a network of kind {self.network.kind!r}"
+            )
+        return self
+
+    @property
+    def input(self) -> PatchInput:
+        """What the network sees of a patch."""
+        return patch_input(self.network)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
@@ -106,28 +114,26 @@ class Bundle:
     config : BundleConfig
         Classes, geometry, normalisation and origin. The network expects normalised patches: the
         caller subtracts ``config.mean`` and divides by ``config.std``.
-    network : ClassMNetwork
+    network : PatchNetwork
         The network with its trained weights, in evaluation mode.
     fingerprint : str
         SHA-256 of the weights file, for provenance.
     """
 
     config: BundleConfig
-    network: ClassMNetwork
+    network: PatchNetwork
     fingerprint: str
 
     def classifier(self) -> nn.Module:
-        """Return a module in evaluation mode that maps (B, 2, P, P) patches to (B, C) logits."""
-        return ClassMClassifier(self.network).eval()
+        """Return a module in evaluation mode that maps patches to (B, C) logits.
 
+        Patches are (B, 2, P, P) stains or (B, 3, P, P) RGB, as ``config.input`` says.
+        """
+        return Classifier(self.network).eval()
 
-def build_network(config: BundleConfig) -> ClassMNetwork:
-    """Build the untrained network that a configuration describes."""
-    return ClassMNetwork(
-        len(config.class_names),
-        layers=config.architecture.layers,
-        block_inplanes=config.architecture.block_inplanes,
-    )
+    def extractor(self) -> nn.Module:
+        """Return a module in evaluation mode that maps patches to (B, F) features."""
+        return FeatureExtractor(self.network).eval()
 
 
 def schema_text() -> str:
@@ -218,6 +224,7 @@ def load_bundle(folder: Path) -> Bundle:
     network = _shapes(config)
     _require_weights(weights, network.state_dict(), folder)
     network.load_state_dict(weights, assign=True)
+    convert_conv2d_weight_memory_format(network, torch.channels_last)
     return Bundle(
         config=config,
         network=network.eval(),
@@ -272,10 +279,8 @@ def _read_config(path: Path) -> BundleConfig:
         raise BundleError(f"{path} does not follow bundle.schema.json: {problems}") from error
 
 
-def _shapes(config: BundleConfig) -> ClassMNetwork:
-    """Build a network without values, which takes no memory and leaves the random state alone."""
-    with torch.device("meta"):
-        return build_network(config)
+def _shapes(config: BundleConfig) -> PatchNetwork:
+    return network_shapes(config.network, len(config.class_names), config.patch_px)
 
 
 def _require_weights(

@@ -5,16 +5,15 @@ The network only: losses, views and the training loop live elsewhere.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from wsi_models.parts.encoder import (
-    RESNET18_LAYERS,
-    RESNET18_PLANES,
-    Stages,
-    channel_encoder,
-)
+from wsi_models.parts.patch_network import PatchNetwork
+
+if TYPE_CHECKING:
+    from wsi_models.parts.backbone import Encoder
 
 
 class ClassMOutput(NamedTuple):
@@ -33,23 +32,7 @@ class ClassMOutput(NamedTuple):
     z_e: Tensor
 
 
-class EncoderPair(NamedTuple):
-    """Two encoders to build a :class:`ClassMNetwork` from.
-
-    Attributes
-    ----------
-    encoder_h, encoder_e : Module
-        Each maps (B, 1, P, P) to (B, ``features``); they share no weights.
-    features : int
-        Number F of features of both.
-    """
-
-    encoder_h: nn.Module
-    encoder_e: nn.Module
-    features: int
-
-
-class ClassMNetwork(nn.Module):
+class ClassMNetwork(PatchNetwork):
     """Two encoders that share no weights, one per stain, and a linear head on their average.
 
     ``logits = W (f_H + f_E) / 2 + b`` with the raw features ``f_H``, ``f_E`` of the two encoders;
@@ -60,16 +43,13 @@ class ClassMNetwork(nn.Module):
     ----------
     class_count : int
         Number C of classes.
-    layers, block_inplanes : tuple of int
-        Blocks and channels per stage of each encoder; the defaults are the paper's ResNet-18,
-        with F = 512 features.
-    encoders : EncoderPair or None
-        Encoders of another kind; then ``layers`` and ``block_inplanes`` are not used.
+    encoder_h, encoder_e : Encoder
+        Each takes one channel and gives F features; ResNet-18 with F = 512 in the paper.
 
     Raises
     ------
     ValueError
-        If there are fewer than two classes.
+        If there are fewer than two classes, or the encoders differ in their features.
 
     References
     ----------
@@ -78,24 +58,14 @@ class ClassMNetwork(nn.Module):
        (2025) 103711.
     """
 
-    def __init__(
-        self,
-        class_count: int,
-        *,
-        layers: Stages = RESNET18_LAYERS,
-        block_inplanes: Stages = RESNET18_PLANES,
-        encoders: EncoderPair | None = None,
-    ) -> None:
+    def __init__(self, class_count: int, encoder_h: Encoder, encoder_e: Encoder) -> None:
         super().__init__()
         if class_count < 2:
             raise ValueError(f"a classifier needs at least 2 classes, got {class_count}")
-        if encoders is None:
-            encoders = EncoderPair(
-                channel_encoder(layers=layers, block_inplanes=block_inplanes),
-                channel_encoder(layers=layers, block_inplanes=block_inplanes),
-                block_inplanes[-1],
-            )
-        self.encoder_h, self.encoder_e, features = encoders
+        features = encoder_h.features
+        if encoder_e.features != features:
+            raise ValueError(f"encoders give {features} and {encoder_e.features} features")
+        self.encoder_h, self.encoder_e = encoder_h.module, encoder_e.module
         self.head = nn.Linear(features, class_count)
         self.norm_h = nn.BatchNorm1d(features, affine=False)
         self.norm_e = nn.BatchNorm1d(features, affine=False)
@@ -122,9 +92,13 @@ class ClassMNetwork(nn.Module):
             raise ValueError(f"he must have shape (B, 2, P, P), got {tuple(he.shape)}")
         return self.encoder_h(he[:, :1]), self.encoder_e(he[:, 1:])
 
-    def classify(self, he: Tensor) -> Tensor:
+    def features(self, patches: Tensor) -> Tensor:
+        """Concatenate the raw features of both channels, shape (B, 2 F), hematoxylin first."""
+        return torch.cat(self.encode(patches), dim=1)
+
+    def classify(self, patches: Tensor) -> Tensor:
         """Compute the logits, shape (B, C), of patches as :meth:`encode` takes them."""
-        return self._logits(*self.encode(he))
+        return self._logits(*self.encode(patches))
 
     def forward(self, he: Tensor) -> ClassMOutput:
         """Compute logits and embeddings of patches as :meth:`encode` takes them.
@@ -138,21 +112,3 @@ class ClassMNetwork(nn.Module):
     def _logits(self, f_h: Tensor, f_e: Tensor) -> Tensor:
         logits: Tensor = self.head((f_h + f_e) / 2)
         return logits
-
-
-class ClassMClassifier(nn.Module):
-    """A :class:`ClassMNetwork` as a plain classifier: patches in, logits out.
-
-    Parameters
-    ----------
-    network : ClassMNetwork
-        The network; its parameters are shared, not copied.
-    """
-
-    def __init__(self, network: ClassMNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, he: Tensor) -> Tensor:
-        """Compute the logits, shape (B, C), of normalised patches of shape (B, 2, P, P)."""
-        return self.network.classify(he)

@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wsi_models.bundle import CONFIG_FILE, Bundle, BundleError, load_bundle
+from wsi_models.bundle import CONFIG_FILE, Bundle, BundleConfig, BundleError, load_bundle
 from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
-from wsi_models.methods import Batch, Method, MethodConfig, build_method
+from wsi_models.methods import Batch, Method, build_method
+from wsi_models.parts.backbone import untrained
 from wsi_models.recipe import RECIPE_FILE, Recipe, read_saved_recipe
 from wsi_models.train import BEST_FILE
-from wsi_models.views import Normalisation, StainViewConfig, StainViews
+from wsi_models.views import (
+    Normalisation,
+    RgbViewConfig,
+    RgbViews,
+    StainViewConfig,
+    StainViews,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,18 +92,10 @@ def _load_run(folder: Path, recipe: Recipe) -> Predictor:
     names = tuple(state["classes"])
     # the buffers of the checkpoint hold the normalisation
     unit = Normalisation(mean=(0.0, 0.0), std=(1.0, 1.0))
-    method = build_method(_without_weights(recipe.method), len(names), unit)
+    config = recipe.method.model_copy(update={"encoder": untrained(recipe.method.encoder)})
+    method = build_method(config, len(names), unit)
     method.load_state_dict(state["method"])
     return Predictor(method, names, recipe.classes.labels)
-
-
-def _without_weights(config: MethodConfig) -> MethodConfig:
-    """Spare the starting weights, which the checkpoint replaces."""
-    if not hasattr(config.encoder, "weights"):
-        return config
-    return config.model_copy(
-        update={"encoder": config.encoder.model_copy(update={"weights": None})}
-    )
 
 
 class _BundleModel(nn.Module):
@@ -106,11 +105,16 @@ class _BundleModel(nn.Module):
         super().__init__()
         config = bundle.config
         self.network = bundle.network
-        self.views = StainViews(
-            StainViewConfig(patch_px=config.patch_px),
-            Normalisation(mean=config.mean, std=config.std),
-        )
+        self.views = _views(config)
 
     def predict(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             return self.network.classify(self.views.plain(batch))
+
+
+def _views(config: BundleConfig) -> StainViews | RgbViews:
+    values = {"mean": config.mean, "std": config.std}
+    if config.input == "he":
+        normalisation = Normalisation.model_validate(values)
+        return StainViews(StainViewConfig(patch_px=config.patch_px), normalisation)
+    return RgbViews(RgbViewConfig.model_validate({"patch_px": config.patch_px, **values}))

@@ -1,6 +1,6 @@
 """A finished training run -> the bundle that ``wsi-pipeline run`` uses, with its card.
 
-Only CLASS-M on stains has bundles: patch stores of slides hold H/E, not RGB.
+What a bundle holds is the business of :mod:`wsi_models.bundle`.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import colorsys
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wsi_models.bundle import BundleConfig, ClassMArchitecture, TrainingFacts, save_bundle
+from wsi_models.bundle import BundleConfig, TrainingFacts, save_bundle
+from wsi_models.errors import TrainingError
 from wsi_models.methods import ClassMConfig
-from wsi_models.parts.backbone import SMALL_LAYERS, SMALL_PLANES, ResNet18Config, SmallConfig
-from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES
+from wsi_models.networks import without_weights
+from wsi_models.views import StainViewConfig
 
 if TYPE_CHECKING:
     from wsi_models.metrics import Evaluation
@@ -59,29 +60,28 @@ def publish_bundle(
     Path or None
         The folder; None where the model cannot be a bundle, with the reason in the log.
     """
-    architecture = _architecture(recipe)
-    if architecture is None or normalisation is None:
+    if not _is_servable(recipe):
         logger.warning(
-            "%s: no bundle, since those are for CLASS-M on stains with a ResNet encoder; "
-            "'wsi-pipeline evaluate' takes the run folder instead",
+            "%s: no bundle, since slides are not stored with the channels or the stain matrix of "
+            "this ablation; 'wsi-pipeline evaluate' takes the run folder instead",
             recipe.name,
         )
         return None
-    assert isinstance(recipe.method, ClassMConfig)
-    source = task.source
+    source, views = task.source, recipe.method.views
+    mean, std = _statistics(recipe, normalisation)
     config = BundleConfig(
         name=recipe.name,
-        method="class-m",
-        architecture=architecture,
+        method=recipe.method.method,
+        network=without_weights(recipe.method.network()),
         class_names=source.classes,
         class_colors=recipe.classes.colors or class_colors(len(source.classes)),
         mpp=source.mpp,
-        patch_px=recipe.method.views.patch_px,
+        patch_px=views.patch_px,
         stain_convention="macenko-log10-he-v1",
-        mean=normalisation.mean,
-        std=normalisation.std,
+        mean=mean,
+        std=std,
         training=TrainingFacts(
-            loss=_describe_loss(recipe.method),
+            loss=_describe_loss(recipe),
             data=_describe_data(task),
             seed=recipe.train.seed,
             metrics={
@@ -145,23 +145,33 @@ Recall: {recalls}.
 """
 
 
-def _architecture(recipe: Recipe) -> ClassMArchitecture | None:
-    """Describe the encoders of a method that can be a bundle."""
+def _is_servable(recipe: Recipe) -> bool:
+    """Whether patch stores of slides hold what the network sees."""
     if not isinstance(recipe.method, ClassMConfig):
-        return None
+        return True
     views = recipe.method.views
-    if views.channels != "he" or views.stain_matrix != "slide":
-        return None
-    match recipe.method.encoder:
-        case ResNet18Config():
-            return ClassMArchitecture(layers=RESNET18_LAYERS, block_inplanes=RESNET18_PLANES)
-        case SmallConfig():
-            return ClassMArchitecture(layers=SMALL_LAYERS, block_inplanes=SMALL_PLANES)
-        case _:
-            return None
+    return views.channels == "he" and views.stain_matrix == "slide"
 
 
-def _describe_loss(method: ClassMConfig) -> str:
+class _Statistics(NamedTuple):
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def _statistics(recipe: Recipe, normalisation: Normalisation | None) -> _Statistics:
+    """Return the normalisation of the input, measured for stains and configured for RGB."""
+    if normalisation is not None:
+        return _Statistics(normalisation.mean, normalisation.std)
+    views = recipe.method.views
+    if isinstance(views, StainViewConfig):
+        raise TrainingError(f"{recipe.name} has no normalisation; train it again")
+    return _Statistics(views.mean, views.std)
+
+
+def _describe_loss(recipe: Recipe) -> str:
+    method = recipe.method
+    if not isinstance(method, ClassMConfig):
+        return f"that of the method {method.method}"
     parts = ["cross-entropy"]
     if method.mixup:
         parts += ["MixUp", "consistency with sharpened pseudo-labels"]

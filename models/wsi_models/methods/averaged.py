@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 from torch.nn import functional
 
 from wsi_models.losses.classification import full_precision
@@ -21,6 +21,7 @@ from wsi_models.methods.optimisation import (
 )
 from wsi_models.parts.choices import Choices
 from wsi_models.parts.ema import BufferPolicy, Ema, decay_weights
+from wsi_models.parts.patch_network import PatchNetwork
 
 if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
@@ -31,7 +32,7 @@ STEP_SIZE = 64
 LABELLED_SIZE = 33
 """Labelled patches among them, published for three classes."""
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound=PatchNetwork)
 
 
 class AveragedConfig(Choices):
@@ -81,7 +82,7 @@ class AveragedMethod(Method, Generic[Network]):
         self.classes = classes
         self.labelled_per_step, self.unlabelled_per_step = sizes
         self.network: Network = network
-        self.ema = Ema(network, config.ema_decay, buffers=config.ema_buffers)
+        self.ema: Ema[Network] = Ema(network, config.ema_decay, buffers=config.ema_buffers)
         self._averaged = config
 
     def optimizer(self) -> optim.Optimizer:
@@ -104,7 +105,7 @@ class AveragedMethod(Method, Generic[Network]):
         if epoch == self._averaged.ema_restart_epoch:
             self.ema.restart(self.network)
 
-    def export_network(self) -> nn.Module:
+    def export_network(self) -> PatchNetwork:
         """Return the average network, in evaluation mode."""
         return self.ema.network
 

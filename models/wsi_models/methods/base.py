@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from wsi_models.parts.patch_network import PatchNetwork
+
 UNKNOWN = -1
 """The label of a patch whose class is not known."""
 
@@ -162,7 +164,7 @@ class Method(nn.Module, ABC):
         """Do what follows each epoch, counted from 1."""
 
     @abstractmethod
-    def export_network(self) -> nn.Module:
+    def export_network(self) -> PatchNetwork:
         """Return the network that is evaluated, in evaluation mode: what a bundle keeps.
 
         It shares its weights with the method, and takes normalised patches.
@@ -171,10 +173,6 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def evaluation_input(self, batch: Batch) -> Tensor:
         """Make the input of the evaluated network: centre crop, no jitter, normalised."""
-
-    @abstractmethod
-    def classify(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Compute the logits, shape (B, C), that a network gives on its input."""
 
     def predict(self, batch: Batch) -> Tensor:
         """Compute the logits of patches by the network that is evaluated.
@@ -195,7 +193,7 @@ class Method(nn.Module, ABC):
             inputs = self.evaluation_input(batch)
             if len(batch) == 0:  # residual networks cannot flatten nothing
                 return inputs.new_zeros((0, self.classes))
-            return self.classify(network, inputs)
+            return network.classify(inputs)
 
     def forward(
         self,

@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from wsi_models.class_m import ClassMNetwork, EncoderPair
+from wsi_models.class_m import ClassMNetwork
 from wsi_models.losses.classification import soft_cross_entropy
 from wsi_models.losses.contrastive import default_margin, roll_triplet
 from wsi_models.methods.averaged import (
@@ -24,8 +24,9 @@ from wsi_models.methods.averaged import (
 )
 from wsi_models.methods.base import Batch, Losses
 from wsi_models.methods.mixing import MixingConfig, mixed_losses, ramp
+from wsi_models.networks import StainPairConfig, build_network
 from wsi_models.parts import draws
-from wsi_models.parts.backbone import EncoderConfig, ResNet18Config, build_encoder
+from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
 from wsi_models.views import Normalisation, StainViewConfig, StainViews
 
 MIXED_CONTRASTIVE_WEIGHT = 0.001
@@ -57,6 +58,10 @@ class ClassMConfig(AveragedConfig):
     margin: float | None = Field(
         None, description="Margin of the hinge; by default 37/32 sqrt(2 d) for d features."
     )
+
+    def network(self) -> StainPairConfig:
+        """Describe the network that is trained."""
+        return StainPairConfig(encoder=self.encoder)
 
 
 class ClassM(AveragedMethod[ClassMNetwork]):
@@ -90,22 +95,21 @@ class ClassM(AveragedMethod[ClassMNetwork]):
     """
 
     def __init__(self, config: ClassMConfig, classes: int, normalisation: Normalisation) -> None:
-        encoders = [build_encoder(config.encoder, 1, config.views.patch_px) for _ in range(2)]
-        features = encoders[0].features
+        network = build_network(config.network(), classes, config.views.patch_px)
         labelled, unlabelled = step_sizes(
             classes, config.labelled_per_step, config.unlabelled_per_step
         )
         super().__init__(
             config,
             classes,
-            ClassMNetwork(
-                classes, encoders=EncoderPair(encoders[0].module, encoders[1].module, features)
-            ),
+            network,
             (labelled, unlabelled if config.mixup or config.contrastive else 0),
         )
         self.config = config
         self.views = StainViews(config.views, normalisation)
-        self.margin = default_margin(features) if config.margin is None else config.margin
+        self.margin = (
+            default_margin(network.head.in_features) if config.margin is None else config.margin
+        )
         default = MIXED_CONTRASTIVE_WEIGHT if config.mixup else PLAIN_CONTRASTIVE_WEIGHT
         given = config.contrastive_weight
         self.contrastive_weight = default if given is None else given
@@ -127,12 +131,6 @@ class ClassM(AveragedMethod[ClassMNetwork]):
     def evaluation_input(self, batch: Batch) -> Tensor:
         """Make the input of the evaluated network, shape (B, 2, P, P)."""
         return self.views.plain(batch)
-
-    def classify(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Compute the logits that a CLASS-M network gives."""
-        if not isinstance(network, ClassMNetwork):
-            raise TypeError(f"expected a ClassMNetwork, got {type(network).__name__}")
-        return network.classify(inputs)
 
     def _mixed_step(
         self, labelled: Batch, unlabelled: Batch, clock: float, generator: torch.Generator

@@ -1,4 +1,4 @@
-"""RGB patches -> class logits: the network, views and evaluation that the baselines share.
+"""RGB patches -> class logits: the choices, views and evaluation that the baselines share.
 
 What each baseline minimises is in its own module.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from wsi_models.methods.averaged import AveragedConfig, AveragedMethod
-from wsi_models.parts.backbone import EncoderConfig, ResNet18Config, build_encoder
+from wsi_models.networks import RgbClassifierConfig, build_network
+from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
+from wsi_models.rgb_network import RgbNetwork
 from wsi_models.views import RgbViewConfig, RgbViews
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wsi_models.methods.base import Batch
 
 
@@ -24,45 +27,19 @@ class RgbConfig(AveragedConfig):
     encoder: EncoderConfig = Field(ResNet18Config(), description="The encoder of RGB patches.")
     views: RgbViewConfig = Field(RgbViewConfig(), description="What the network sees.")
 
-
-class RgbNetwork(nn.Module):
-    """An encoder and a linear layer.
-
-    Parameters
-    ----------
-    encoder : Module
-        Maps (B, 3, P, P) to (B, ``features``).
-    features : int
-        Number of features.
-    class_count : int
-        Number C of classes.
-    """
-
-    def __init__(self, encoder: nn.Module, features: int, class_count: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(features, class_count)
-
-    def forward(self, rgb: Tensor) -> Tensor:
-        """Compute the logits, shape (B, C), of normalised patches of shape (B, 3, P, P)."""
-        logits: Tensor = self.head(self.encoder(rgb))
-        return logits
+    def network(self) -> RgbClassifierConfig:
+        """Describe the network that is trained."""
+        return RgbClassifierConfig(encoder=self.encoder)
 
 
 class RgbMethod(AveragedMethod[RgbNetwork]):
     """A method on RGB patches; see :class:`AveragedMethod`."""
 
     def __init__(self, config: RgbConfig, classes: int, sizes: tuple[int, int]) -> None:
-        encoder = build_encoder(config.encoder, 3, config.views.patch_px)
-        network = RgbNetwork(encoder.module, encoder.features, classes)
+        network = build_network(config.network(), classes, config.views.patch_px)
         super().__init__(config, classes, network, sizes)
         self.views = RgbViews(config.views)
 
     def evaluation_input(self, batch: Batch) -> Tensor:
         """Make the input of the evaluated network, shape (B, 3, P, P)."""
         return self.views.plain(batch)
-
-    def classify(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """Compute the logits that the network gives."""
-        logits: Tensor = network(inputs)
-        return logits

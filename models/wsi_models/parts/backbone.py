@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from wsi_models.parts.choices import Choices
-from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES, Stages, residual_network
+from wsi_models.parts.encoder import RESNET18_LAYERS, RESNET18_PLANES, residual_network
 from wsi_models.parts.imagenet import (
     RESNET18_SHA256,
     RESNET18_URL,
@@ -23,8 +23,9 @@ from wsi_models.parts.imagenet import (
     read_weights,
 )
 
-SMALL_LAYERS: Stages = (1, 1, 1, 1)
-SMALL_PLANES: Stages = (8, 16, 32, 64)
+Count = Annotated[int, Field(ge=1)]
+PerStage = tuple[Count, Count, Count, Count]
+
 EFFICIENTNET_LITE0_FEATURES = 1280
 
 
@@ -40,9 +41,13 @@ class ResNet18Config(Choices):
 
 
 class SmallConfig(Choices):
-    """A residual network of four small blocks with random weights; 64 features. For trials."""
+    """A residual network of any size with random weights; by default a tiny one, for trials."""
 
     name: Literal["small"] = Field("small", description="Which encoder.")
+    layers: PerStage = Field((1, 1, 1, 1), description="Basic blocks per stage.")
+    planes: PerStage = Field(
+        (8, 16, 32, 64), description="Channels per stage; the last are the features."
+    )
 
 
 class EfficientNetLite0Config(Choices):
@@ -118,6 +123,13 @@ def build_encoder(config: EncoderConfig, channels: int, patch_px: int) -> Encode
     return encoder
 
 
+def untrained(config: EncoderConfig) -> EncoderConfig:
+    """Return the same encoder with random starting weights."""
+    if isinstance(config, ResNet18Config | EfficientNetLite0Config):
+        return config.model_copy(update={"weights": None})
+    return config
+
+
 def _build(config: EncoderConfig, channels: int, patch_px: int) -> Encoder:
     match config:
         case ResNet18Config():
@@ -127,8 +139,8 @@ def _build(config: EncoderConfig, channels: int, patch_px: int) -> Encoder:
             _start_resnet18(module, config)
             return Encoder(module, RESNET18_PLANES[-1])
         case SmallConfig():
-            module = residual_network(channels, layers=SMALL_LAYERS, block_inplanes=SMALL_PLANES)
-            return Encoder(module, SMALL_PLANES[-1])
+            module = residual_network(channels, layers=config.layers, block_inplanes=config.planes)
+            return Encoder(module, config.planes[-1])
         case EfficientNetLite0Config():
             return Encoder(_EfficientNetLite0(channels, config), EFFICIENTNET_LITE0_FEATURES)
         case ViTConfig():

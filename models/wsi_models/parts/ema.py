@@ -6,7 +6,7 @@ What becomes of its buffers is said, not implied; the optimizer is not this modu
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 BufferPolicy = Literal["average", "copy"]
 """What the average does with running statistics: average them too, or take the latest."""
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Ema(nn.Module):
+
+class Ema(nn.Module, Generic[Network]):
     """The exponential moving average of a network.
 
     Parameters
@@ -35,17 +37,17 @@ class Ema(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, decay: float, *, buffers: BufferPolicy = "average"
+        self, network: Network, decay: float, *, buffers: BufferPolicy = "average"
     ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and less than 1, got {decay}")
-        self._average = copy.deepcopy(network).requires_grad_(requires_grad=False)
+        self._average: Network = copy.deepcopy(network).requires_grad_(requires_grad=False)
         self._decay = decay
         self._buffers_policy = buffers
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         """The average, a network of the same kind, in evaluation mode."""
         return self._average.eval()
 

@@ -61,26 +61,3 @@ def residual_network(
         bias_downsample=False,
     )
     return cast("nn.Module", network)
-
-
-def channel_encoder(
-    *, layers: Stages = RESNET18_LAYERS, block_inplanes: Stages = RESNET18_PLANES
-) -> nn.Module:
-    """Build the encoder of one stain channel: a residual network with a one-channel input.
-
-    Parameters
-    ----------
-    layers, block_inplanes : tuple of int
-        As for :func:`residual_network`; the defaults give the ResNet-18 of the paper.
-
-    Returns
-    -------
-    Module
-        Maps (B, 1, H, W) to (B, ``block_inplanes[-1]``). Its first convolution is 7 x 7, stride
-        2, padding 3, without bias.
-
-    References
-    ----------
-    .. [1] B. Zhang et al., CLASS-M, Medical Image Analysis 105 (2025) 103711.
-    """
-    return residual_network(1, layers=layers, block_inplanes=block_inplanes)

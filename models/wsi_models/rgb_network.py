@@ -1,0 +1,46 @@
+"""RGB patches -> features and class logits: an encoder and a linear layer.
+
+The network only: losses, views and the training loop live elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from wsi_models.parts.patch_network import PatchNetwork
+
+if TYPE_CHECKING:
+    from wsi_models.parts.backbone import Encoder
+
+
+class RgbNetwork(PatchNetwork):
+    """An encoder and a linear layer.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Takes three channels.
+    class_count : int
+        Number C of classes.
+    """
+
+    def __init__(self, encoder: Encoder, class_count: int) -> None:
+        super().__init__()
+        self.encoder = encoder.module
+        self.head = nn.Linear(encoder.features, class_count)
+
+    def features(self, patches: Tensor) -> Tensor:
+        """Compute what the encoder gives, shape (B, F)."""
+        features: Tensor = self.encoder(patches)
+        return features
+
+    def classify(self, patches: Tensor) -> Tensor:
+        """Compute the logits, shape (B, C), of normalised patches of shape (B, 3, P, P)."""
+        logits: Tensor = self.head(self.features(patches))
+        return logits
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Compute the logits; see :meth:`classify`."""
+        return self.classify(patches)

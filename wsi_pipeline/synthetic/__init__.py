@@ -4,6 +4,7 @@ Demonstrations, tests and documentation stand on it. It imitates the look of tis
 exercise every stage; it is no model of disease, and a network trained on it knows nothing of any.
 """
 
+from wsi_pipeline.synthetic.annotations import write_areas
 from wsi_pipeline.synthetic.scene import SyntheticSlide, default_stains
 from wsi_pipeline.synthetic.truth import CLASS_COLORS, CLASS_NAMES, SyntheticTruth
 from wsi_pipeline.synthetic.write import write_synthetic_slide
@@ -14,5 +15,6 @@ __all__ = [
     "SyntheticSlide",
     "SyntheticTruth",
     "default_stains",
+    "write_areas",
     "write_synthetic_slide",
 ]

@@ -121,7 +121,7 @@ def test_loaded_network_can_be_trained_on(saved: Path) -> None:
     assert network.head.weight.grad is not None
 
 
-@pytest.mark.parametrize("kind", ["stain-pair", "rgb"])
+@pytest.mark.parametrize("kind", ["stain-pair", "rgb", "rgb-embedding"])
 @pytest.mark.parametrize(
     "shape",
     [

@@ -104,6 +104,8 @@ def test_a_slide_without_mpp_is_told_what_to_do_and_does_it(tmp_path: Path) -> N
         (("preprocess", "x.svs", "--out", "out", "--mpp", "-1"), 2, "--mpp"),
         (("preprocess", "x.svs", "--out", "out", "--reader", "magic"), 2, "magic"),
         (("predict", "nowhere"), 2, "does not exist"),
+        (("preprocess", "known.tif", "--out", "out", "--shard-index", "1"), 2, "--shard-count"),
+        (("report", "nowhere"), 1, "no report of a run"),
     ],
 )
 def test_wrong_use_is_explained_without_a_traceback(
@@ -140,6 +142,26 @@ def test_run_does_the_folder_and_reports_the_bad_slide(
     assert record == json.loads((out / "run.json").read_text())
     for name in ("patches.zarr", "qc.png", "demo/predictions.parquet", "demo/predictions.geojson"):
         assert (out / "good" / name).exists(), name
+
+
+def test_parts_of_a_folder_and_their_report(known_slide: KnownSlide, tmp_path: Path) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    (slides / "a.tif").symlink_to(known_slide.path)
+    (slides / "b.svs").write_bytes(b"nothing")
+    out = tmp_path / "out"
+    parts = ("--shard-count", "2", "--shard-index")
+
+    first = call("preprocess", slides, "--out", out, *parts, "0")
+    second = call("preprocess", slides, "--out", out, *parts, "1", "--quiet")
+    whole = call("report", out)
+
+    assert (first.exit_code, second.exit_code, whole.exit_code) == (0, 1, 1)
+    assert "1 of 1 slides done" in first.stderr
+    assert "b failed" in second.stdout
+    assert "a " in whole.stdout
+    assert "b failed" in whole.stdout
+    assert " of the work: " in whole.stdout, "no verdict"
 
 
 def test_preprocess_then_predict_then_heatmap(known_slide: KnownSlide, tmp_path: Path) -> None:

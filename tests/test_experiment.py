@@ -159,17 +159,19 @@ def test_a_run_is_not_overwritten(work: Path) -> None:
     assert "holds a run" in fail("train", work / "recipe.toml", *data, "--out", work / "run")
 
 
-def test_the_bundle_of_a_baseline_takes_colours(work: Path) -> None:
-    (work / "supervised.toml").write_text(SUPERVISED)
+@pytest.mark.parametrize("method", ["supervised", "s5cl", "tear"])
+def test_methods_on_colours_train_evaluate_and_leave_a_bundle(work: Path, method: str) -> None:
+    text = SUPERVISED if method == "supervised" else RECIPE.replace('"class-m"', f'"{method}"')
+    (work / f"{method}.toml").write_text(text)
     arguments = ("--data", work / "tiles.zarr", "--out")
-    invoke("train", work / "supervised.toml", *arguments, work / "baseline", "--epochs", 1)
-    bundle = load_bundle(work / "baseline" / "bundle")
+    invoke("train", work / f"{method}.toml", *arguments, work / method, "--epochs", 1)
+    bundle = load_bundle(work / method / "bundle")
     assert bundle.config.input == "rgb"
     assert bundle.config.mean == (0.485, 0.456, 0.406)
-    model = load_predictor(work / "baseline")
+    model = load_predictor(work / method)
     assert model.class_names == ("gland", "stroma")
     figures = []
-    for name in ("baseline", "baseline/bundle"):
+    for name in (method, f"{method}/bundle"):
         invoke("evaluate", work / name, *arguments, work / f"{name}-all")
         figures.append(json.loads((work / f"{name}-all" / "evaluation.json").read_text()))
     assert figures[0]["confusion"] == figures[1]["confusion"]

@@ -1,12 +1,15 @@
-"""Atomic writing."""
+"""Atomic writing, and one writer at a time."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.errors import OutputError
+from wsi_pipeline.files import locked, replace_atomically
 
 
 def test_the_file_appears_whole_under_its_name(tmp_path: Path) -> None:
@@ -35,3 +38,28 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from wsi_pipeline.files import locked
+with locked(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "slide"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+
+        with pytest.raises(OutputError, match="another process is writing"), locked(folder):
+            pass
+        other.kill()
+
+    with locked(folder, wait_seconds=10):  # the system lifts the lock of a process that is gone
+        assert folder.is_dir()

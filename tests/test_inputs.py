@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.inputs import find_slides, slide_stem
+from wsi_pipeline.inputs import Share, SlideJob, find_slides, slide_stem
 
 
 def touch(*paths: Path) -> None:
@@ -104,3 +106,20 @@ def test_a_folder_of_regions_gives_each_slide_its_own(tmp_path: Path) -> None:
 )
 def test_the_stem_leaves_out_both_suffixes_of_ome_files(name: str, stem: str) -> None:
     assert slide_stem(Path(name)) == stem
+
+
+@given(st.integers(0, 40), st.integers(1, 12))
+def test_the_shares_of_a_list_hold_every_slide_once_and_are_even(slides: int, count: int) -> None:
+    jobs = [SlideJob(path=Path(f"{n}.svs"), slide_id=str(n)) for n in range(slides)]
+
+    shares = [Share(index=index, count=count).of(jobs) for index in range(count)]
+
+    assert sorted(job.path for share in shares for job in share) == sorted(j.path for j in jobs)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("index", "count"), [(3, 3), (-1, 3), (0, 0)])
+def test_a_share_that_does_not_exist_is_refused(index: int, count: int) -> None:
+    with pytest.raises(ConfigError, match="they count from 0"):
+        Share(index=index, count=count)

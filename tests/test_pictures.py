@@ -24,6 +24,7 @@ from wsi_pipeline.pictures import (
     draw_heatmap,
     draw_qc,
     heatmap_figure,
+    legend_classes,
     nice_length_um,
     probability_overlay,
     qc_figure,
@@ -221,3 +222,26 @@ def test_a_failed_drawing_leaves_the_old_picture(
     with pytest.raises(OSError, match="disk full"):
         draw_qc(path, store)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("room", "listed"),
+    [(5, [3, 1, 0, 2]), (4, [3, 1, 0, 2]), (3, [3, 1]), (1, [3])],
+)
+def test_a_legend_without_room_for_all_lists_the_largest_classes(
+    room: int, listed: list[int]
+) -> None:
+    assert legend_classes(np.array([0, 0.3, 0, 0.7]), room).tolist() == listed
+
+
+def test_a_legend_of_many_classes_says_what_it_leaves_out(store: PatchStore) -> None:
+    values = np.full((8, 10, 100), 0.001, dtype=np.float32)
+    values[np.arange(80) // 10, np.arange(80) % 10, np.arange(80) // 2] = 0.9
+    names = tuple(f"cluster {number}" for number in range(1, 101))
+    colors = tuple(f"#0000{number:02x}" for number in range(100))
+    many = Heatmap(values=values, cell_px=8.0, class_names=names, class_colors=colors)
+    text = words(heatmap_figure(store, many))
+    listed = text.count("cluster ")
+    assert 10 < listed < 40
+    assert f"and {40 - listed} more with {(40 - listed) / 40:.1%} together" in text
+    assert "cluster 99" not in text

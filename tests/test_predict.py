@@ -17,8 +17,8 @@ from wsi_models.parts.patch_network import Classifier
 
 from tests.stores import make_header, make_store
 from wsi_pipeline.config import HeValues, Precision, PredictConfig, StoreConfig
-from wsi_pipeline.errors import ConfigError, ModelMismatchError, ModelOutputError
-from wsi_pipeline.predict import choose_device, predict_store
+from wsi_pipeline.errors import ModelMismatchError, ModelOutputError
+from wsi_pipeline.predict import predict_store
 from wsi_pipeline.types import STAIN_CONVENTION, ModelSpec
 
 SPEC = ModelSpec(
@@ -38,7 +38,7 @@ class Source:
     """Patches in memory with places on a made-up slide."""
 
     he: NDArray[np.uint8]
-    shard_patches: int = 8
+    has_rgb: bool = False
     mpp: float = 0.5
     stain_convention: str = STAIN_CONVENTION
     extent: float = 64.0
@@ -61,6 +61,11 @@ class Source:
 
     def read_he(self, start: int, stop: int) -> NDArray[np.uint8]:
         return self.he[start:stop]
+
+    def read_rgb(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Give H as red, E as green and their mean as blue."""
+        red, green = self.he[start:stop].transpose(1, 0, 2, 3)
+        return np.stack([red, green, red // 2 + green // 2], axis=-1)
 
 
 class Means(nn.Module):
@@ -122,13 +127,34 @@ def test_batch_size_does_not_change_the_answer(
     np.testing.assert_allclose(predictions.prob, reference, atol=1e-5, rtol=0)
 
 
-def test_shards_do_not_change_a_single_bit(network: nn.Module) -> None:
-    answers = [
-        predict_store(make_source(37, shard_patches=shard), network, SPEC, CPU).prob
-        for shard in (1, 3, 8, 37, 100)
-    ]
+def test_shards_do_not_change_a_single_bit(network: nn.Module, tmp_path: Path) -> None:
+    answers = []
+    for shard, chunk in ((4, 2), (8, 8), (80, 1)):
+        config = StoreConfig(chunk_patches=chunk, shard_patches=shard)
+        store = make_store(tmp_path / f"{shard}.zarr", make_header(75), config)
+        spec = replace(SPEC, patch_px=8)
+        answers.append(predict_store(store, network, spec, CPU).prob)
 
     assert all(np.array_equal(answers[0], other) for other in answers[1:])
+
+
+def test_float32_is_the_network_as_it_was_trained(
+    network: nn.Module, reference: NDArray[np.float32]
+) -> None:
+    source = make_source(37)
+    config = PredictConfig(device="cpu", batch_size=8, precision=Precision.FLOAT32)
+
+    prob = predict_store(source, network, SPEC, config).prob
+
+    patches = torch.from_numpy(source.he).float()
+    statistics = 255 * torch.tensor([SPEC.mean, SPEC.std]).view(2, 1, 2, 1, 1)
+    with torch.inference_mode():
+        batches = [
+            network(((b - statistics[0]) / statistics[1]).to(memory_format=torch.channels_last))
+            for b in torch.split(patches, 8)
+        ]
+    assert np.array_equal(prob, torch.cat(batches).softmax(1).numpy())
+    np.testing.assert_allclose(prob, reference, atol=1e-5, rtol=0)
 
 
 def test_bfloat16_stays_within_its_tolerance(
@@ -293,7 +319,7 @@ def test_no_gradients_are_kept(network: nn.Module) -> None:
 
 
 class DamagedSource(Source):
-    """Cannot read its second shard."""
+    """Cannot read on from its start."""
 
     def read_he(self, start: int, stop: int) -> NDArray[np.uint8]:
         if start:
@@ -302,9 +328,9 @@ class DamagedSource(Source):
 
 
 def test_reading_errors_arrive_and_leave_no_threads() -> None:
-    source = DamagedSource(make_source(20).he)
+    source = DamagedSource(make_source(100).he)
 
-    with pytest.raises(OSError, match="patches 8 to 16 cannot be read"):
+    with pytest.raises(OSError, match="patches 64 to 100 cannot be read"):
         predict_store(source, Means(), SPEC, CPU)
 
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
@@ -332,16 +358,32 @@ def test_progress_counts_patches() -> None:
     assert (steps.total, steps.done) == (19, [8, 8, 3])
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cpu:x", "cuda:99"])
-def test_device_that_is_not_there_is_a_configuration_error(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"device '{name}' cannot be used.*--device auto"):
-        choose_device(name)
+def test_colours_are_normalised_per_channel_and_cropped() -> None:
+    source = make_source(5, side=70, has_rgb=True)
+    spec = replace(SPEC, input="rgb", mean=(0.4, 0.3, 0.2), std=(0.25, 0.5, 1.0))
+
+    prob = predict_store(source, nn.Sequential(nn.AvgPool2d(64), nn.Flatten()), spec, CPU).prob
+
+    rgb = source.read_rgb(0, 5)[:, 3:67, 3:67].astype(np.float64)
+    logits = (rgb.mean(axis=(1, 2)) / 255 - spec.mean) / spec.std
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(prob, expected, atol=1e-6)
 
 
-def test_auto_device_is_the_gpu_if_there_is_one() -> None:
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
+@pytest.mark.parametrize("n", [0, 3])
+def test_model_of_colours_refuses_stains_alone(n: int) -> None:
+    spec = replace(SPEC, input="rgb", mean=(0.4, 0.3, 0.2), std=(0.25, 0.5, 1.0))
 
-    assert choose_device("auto").type == expected
+    with pytest.raises(ModelMismatchError, match=r"tiny takes RGB patches.*--keep-rgb.*--no-store"):
+        predict_store(make_source(n), Means(), spec, CPU)
+
+
+def test_model_of_colours_does_not_care_for_the_stain_convention() -> None:
+    spec = replace(SPEC, input="rgb", mean=(0.4, 0.3, 0.2), std=(0.25, 0.5, 1.0))
+    source = make_source(3, has_rgb=True, stain_convention="other")
+    model = nn.Sequential(nn.AvgPool2d(64), nn.Flatten())
+
+    assert len(predict_store(source, model, spec, CPU)) == 3
 
 
 @pytest.mark.gpu

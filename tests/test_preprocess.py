@@ -97,7 +97,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
 ) -> None:
     path = tmp_path / "p.zarr"
     written: list[int] = []
-    write = StoreWriter.write_shard
+    write = StoreWriter.write_encoded
 
     def write_two_then_fail(writer: StoreWriter, index: int, *arrays: Any) -> None:
         if len(written) == 2:
@@ -106,7 +106,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
         write(writer, index, *arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "write_shard", write_two_then_fail)
+        patch.setattr(StoreWriter, "write_encoded", write_two_then_fail)
         with pytest.raises(KeyboardInterrupt):
             preprocess_slide(job(known_slide), path, config(), workers=1)
     assert not path.exists()
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
         resumed.append(index)
         write(writer, index, *arrays)
 
-    monkeypatch.setattr(StoreWriter, "write_shard", count)
+    monkeypatch.setattr(StoreWriter, "write_encoded", count)
     again = preprocess_slide(job(known_slide), path, config(), workers=2).store
 
     assert set(written).isdisjoint(resumed)

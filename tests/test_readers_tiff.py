@@ -231,3 +231,86 @@ def test_unaligned_patches_decode_each_tile_once(
             for x in range(0, 600, 50):
                 reader.read(0, (x, y), (50, 50))
     assert len(read) == len(set(read)) == 100
+
+
+# --- whole tiles ---
+
+
+CODINGS: list[dict[str, Any]] = [
+    {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (2, 2)},
+    {"compression": "jpeg", "photometric": "ycbcr", "subsampling": (1, 1)},
+    {"compression": "jpeg", "photometric": "rgb"},
+    {"compression": "jpeg2000", "photometric": "rgb"},
+    {"compression": "deflate", "photometric": "rgb", "predictor": True},
+    {"compression": "lzw", "photometric": "rgb", "planarconfig": "separate"},
+    {"compression": "zstd", "photometric": "rgb"},
+]
+
+
+@pytest.mark.parametrize("coding", CODINGS, ids=lambda coding: "-".join(map(str, coding.values())))
+def test_a_whole_tile_is_the_same_as_its_part_of_a_larger_rectangle(
+    tmp_path: Path, coding: dict[str, Any]
+) -> None:
+    pixels = picture(300, 200)
+    shape = np.moveaxis(pixels, -1, 0) if "planarconfig" in coding else pixels
+    tifffile.imwrite(tmp_path / "a.tif", shape, tile=(64, 64), metadata=None, **coding)
+    with open_reader(tmp_path / "a.tif", ReaderName.TIFF) as reader:
+        everything = whole(reader)
+        for x, y in ((0, 0), (64, 128), (192, 64)):
+            tile = reader.read(0, (x, y), (64, 64))
+            np.testing.assert_array_equal(tile, everything[y : y + 64, x : x + 64])
+        # the last column is cut by the border of the slide
+        tile = reader.read(0, (256, 0), (64, 64))
+        np.testing.assert_array_equal(tile[:, :44], everything[:64, 256:])
+        assert (tile[:, 44:] == 255).all()
+
+
+@pytest.mark.data
+def test_a_whole_tile_with_tables_of_its_page(data_dir: Path) -> None:
+    path = data_dir / "slides" / "CMU-1-Small-Region.svs"
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages[0].aspage()
+        assert page.jpegtables is not None
+        side = page.tilewidth
+    with open_reader(path, ReaderName.TIFF) as reader:
+        around = reader.read(0, (side - 1, 3 * side - 1), (side + 2, side + 2))
+        tile = reader.read(0, (side, 3 * side), (side, side))
+    np.testing.assert_array_equal(tile, around[1:-1, 1:-1])
+
+
+def test_a_whole_tile_that_is_missing_is_white(tmp_path: Path) -> None:
+    def tiles() -> Any:
+        for index in range(20):
+            yield None if index == 6 else np.full((64, 64, 3), 9 * index, dtype=np.uint8)
+
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        tiles(),
+        shape=(256, 320, 3),
+        dtype=np.uint8,
+        tile=(64, 64),
+        photometric="rgb",
+        compression="jpeg",
+        metadata=None,
+    )
+    with open_reader(tmp_path / "a.tif", ReaderName.TIFF) as reader:
+        assert (reader.read(0, (64, 64), (64, 64)) == 255).all()
+        assert np.abs(reader.read(0, (128, 64), (64, 64)).astype(int) - 63).max() <= 1
+
+
+def test_whole_tiles_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pyramid(tmp_path / "a.tif", picture(640, 640), levels=1, tile=(64, 64))
+    read: list[int] = []
+    pread = os.pread
+
+    def counting_pread(file: int, count: int, offset: int) -> bytes:
+        read.append(offset)
+        return pread(file, count, offset)
+
+    monkeypatch.setattr(os, "pread", counting_pread)
+    with open_reader(tmp_path / "a.tif", ReaderName.TIFF) as reader:
+        reader.read(0, (64, 64), (64, 64))
+        reader.read(0, (96, 64), (64, 64))
+        reader.read(0, (90, 64), (64, 64))
+    assert len(read) == 3
+    assert len(set(read)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,22 @@ def report() -> RunReport:
         versions={"zarr": "3"},
         outcomes=(done, failed),
     )
+
+
+def test_clusters_that_a_slide_does_not_have_are_not_listed(
+    report: RunReport, tmp_path: Path
+) -> None:
+    names = [f"cluster {number}" for number in range(1, 101)]
+    shares = dict.fromkeys(names, 0.0) | {"cluster 7": 0.75, "cluster 99": 0.25}
+    model = {**report.model, "class_names": names, "class_colors": ["#123456"] * 100}
+    (done, _) = report.outcomes
+    outcomes = (replace(done, class_shares=shares),)
+    page = tmp_path / "index.html"
+    write_report(page, replace(report, model=model, outcomes=outcomes))
+    text = Page(page.read_text()).text
+    assert "cluster 7 75.0 %" in text
+    assert "cluster 99 25.0 %" in text
+    assert "cluster 8 " not in text
 
 
 class Page(HTMLParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -207,13 +208,15 @@ def test_an_enlarged_patch_has_the_size_asked_for(flat: Path) -> None:
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(mpp=st.floats(0.5, 60), strip=st.integers(1, 2_000_000))
-def test_the_overview_averages_areas_whatever_the_strips(
-    flat: Path, pixels: RGB, monkeypatch: pytest.MonkeyPatch, mpp: float, strip: int
+@given(mpp=st.floats(0.5, 60), block=st.integers(1, 2_000))
+def test_the_overview_averages_areas_whatever_the_blocks(
+    flat: Path, pixels: RGB, monkeypatch: pytest.MonkeyPatch, mpp: float, block: int
 ) -> None:
-    monkeypatch.setattr("wsi_pipeline.slide.STRIP_BYTES", strip)
-    with open_slide(flat) as slide:
-        rgb, downsample = slide.overview(mpp)
+    with open_slide(flat) as slide, ThreadPoolExecutor(2) as pool:
+        at_once, _ = slide.overview(mpp)
+        monkeypatch.setattr("wsi_pipeline.slide.BLOCK_PX", max(block, round(12 * mpp / MPP)))
+        rgb, downsample = slide.overview(mpp, pool)
+    assert np.abs(rgb.astype(int) - at_once).max() <= 1
     height, width = rgb.shape[:2]
     assert (width * downsample[0], height * downsample[1]) == pytest.approx((640, 480))
     assert abs(width - 640 * MPP / mpp) <= 0.5 or width == 1

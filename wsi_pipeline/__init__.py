@@ -15,7 +15,7 @@ _HOMES = {
     "PatchStore": "store",
     "PipelineConfig": "config",
     "Predictions": "types",
-    "RunOptions": "pipeline",
+    "RunOptions": "run",
     "SlideInfo": "types",
     "SlideJob": "inputs",
     "StainEstimate": "types",
@@ -37,7 +37,7 @@ _HOMES = {
     "preprocess_slide": "preprocess",
     "read_annotations": "annotations",
     "read_polygons": "annotations",
-    "run_slides": "pipeline",
+    "run_slides": "run",
     "unmix": "stain",
     "write_synthetic_slide": "synthetic",
 }

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections import Counter
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -241,7 +241,7 @@ class StoreConfig(StageConfig):
 
     he_values: HeValues = Field(HeValues.UINT8, description="Type of the stored H/E values.")
     keep_rgb: bool = Field(False, description="Keep the RGB patches too; training needs them.")
-    chunk_patches: int = Field(16, ge=1, description="Patches compressed together.")
+    chunk_patches: int = Field(4, ge=1, description="Patches compressed together.")
     shard_patches: int = Field(256, ge=1, description="Patches in one file.")
 
     @model_validator(mode="after")
@@ -257,10 +257,19 @@ class StoreConfig(StageConfig):
 class PredictConfig(StageConfig):
     """How patches are sent through a model."""
 
-    device: str = Field("auto", description="Torch device, such as cpu, cuda or cuda:1.")
-    batch_size: int = Field(64, ge=1, description="Patches in one forward pass.")
+    device: str = Field(
+        "auto",
+        description="Torch device: cpu, cuda (all GPUs), cuda:1 (that one); auto is all GPUs, or "
+        "the processor where there is none.",
+    )
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Patches in one forward pass; auto is found by what fits the GPU's memory.",
+    )
     precision: Precision = Field(
-        Precision.AUTO, description="Arithmetic; auto is bfloat16 on GPUs that have it."
+        Precision.AUTO,
+        description="Arithmetic; auto is bfloat16 where the hardware gains by it, and convolutions "
+        "with folded normalisation; float32 is the network as it was trained.",
     )
 
 

@@ -15,11 +15,13 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.export.parquet import read_predictions
 from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.pipeline import RunOptions, TrainedModel, run_slides
+from wsi_pipeline.run import RunOptions, run_slides
 from wsi_pipeline.synthetic import SyntheticTruth, write_synthetic_slide
 
 if TYPE_CHECKING:
-    from wsi_pipeline.types import Predictions, Progress
+    from wsi_pipeline.pipeline import TrainedModel
+    from wsi_pipeline.run import Monitor
+    from wsi_pipeline.types import Predictions
 
 PURE = 0.95
 """Share of a tile that must be of one class for the tile to be judged."""
@@ -55,7 +57,7 @@ class DemoResult:
 
 
 def run_demo(
-    out: Path, model: TrainedModel, *, size_px: int, seed: int, progress: Progress
+    out: Path, model: TrainedModel, *, size_px: int, seed: int, monitor: Monitor | None = None
 ) -> DemoResult:
     """Write a synthetic slide, run everything on it and compare with the truth.
 
@@ -69,8 +71,8 @@ def run_demo(
         Side of the slide, px at the model's resolution.
     seed : int
         Another slide per seed.
-    progress : Progress
-        Told of the patches.
+    monitor : Monitor or None
+        Told how it goes.
 
     Returns
     -------
@@ -85,13 +87,12 @@ def run_demo(
     spec = model.spec
     out.mkdir(parents=True, exist_ok=True)
     slide = out / f"synthetic-{seed}-{size_px}.tif"
-    progress.start("drawing the slide", 1)
     truth = write_synthetic_slide(slide, (size_px, size_px), mpp=spec.mpp, seed=seed)
     truth.save(slide.with_suffix(".truth.npz"))
     config = load_config(base={"tile": {"mpp": spec.mpp, "patch_size": spec.patch_px}})
     options = RunOptions(out=out / "results", config=config, overwrite=True)
     job = SlideJob(path=slide, slide_id=slide.stem)
-    (outcome,) = run_slides([job], options, model=model, progress=progress).outcomes
+    (outcome,) = run_slides([job], options, model=model, monitor=monitor).outcomes
     if outcome.error is not None:
         raise WsiPipelineError(f"the demonstration failed: {outcome.error}")
     results = {name: options.out / path for name, path in outcome.files.items()}

@@ -14,8 +14,13 @@ WsiPipelineError
  │   ├─ StoreExistsError (FileExistsError)
  │   └─ StoreSchemaError           not a patch store, or of a schema this version cannot read
  ├─ PredictionsError               a file of predictions cannot be read
+ ├─ FeaturesError                  a file of features cannot be read or used
  ├─ ModelMismatchError             the model was trained for another mpp, patch size or stains
  ├─ ModelOutputError               the model gave values that are no numbers
+ ├─ ReportError                    the report of a run cannot be read
+ ├─ SchedulerError (ConnectionError) the Dask scheduler does not answer
+ ├─ WorkerLostError                worker processes died of a slide
+ ├─ OutputError (OSError)          results cannot be written or another process writes them
  └─ ConfigError                    a configuration value is unknown or out of range
 
 Catch ``WsiPipelineError`` to survive anything that the input, not the program, did wrong.
@@ -106,12 +111,32 @@ class PredictionsError(WsiPipelineError, ValueError):
     """A file is not a table of predictions, or is damaged."""
 
 
+class FeaturesError(WsiPipelineError, ValueError):
+    """A file is not one of features, is damaged, or does not belong to what it is used with."""
+
+
 class ModelMismatchError(WsiPipelineError, ValueError):
     """The model was trained for other patches than the store holds."""
 
 
 class ModelOutputError(WsiPipelineError, ArithmeticError):
     """The model gave values that are no numbers."""
+
+
+class ReportError(WsiPipelineError):
+    """The report of a run cannot be read."""
+
+
+class SchedulerError(WsiPipelineError, ConnectionError):
+    """The Dask scheduler does not answer."""
+
+
+class WorkerLostError(WsiPipelineError):
+    """Worker processes died while they worked on a slide."""
+
+
+class OutputError(WsiPipelineError, OSError):
+    """Results cannot be written, or another process is writing them."""
 
 
 class ConfigError(WsiPipelineError, ValueError):

@@ -1,4 +1,4 @@
-"""Writing files so that what exists is whole: temporary name first, then one rename.
+"""Writing files so that what exists is whole, and folders so that one process writes at a time.
 
 Knows nothing of what is written.
 """
@@ -9,6 +9,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from wsi_pipeline.errors import OutputError
 
 
 @contextmanager
@@ -33,3 +37,35 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
+    """Keep other processes from writing into a folder while the block runs.
+
+    The system lifts the lock when the process ends, however it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing; it holds the empty file ``.lock`` from then on.
+    wait_seconds : float
+        How long to wait for another process.
+
+    Raises
+    ------
+    OutputError
+        If another process holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=wait_seconds)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"another process is writing into {folder}; wait for it, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

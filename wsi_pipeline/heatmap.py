@@ -6,6 +6,7 @@ Paints numbers, not colours; pictures are made elsewhere.
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,26 @@ MAX_CELLS_PER_PITCH = 4
 """Finest division of the lattice. Overlaps of a half, a third or a quarter are painted exactly,
 others to the nearest cell, so that a stride of 255 in tiles of 256 px does not make 65,025 cells
 of every tile."""
+
+
+class Tiles(Protocol):
+    """Tiles on a lattice, such as those of :class:`~wsi_pipeline.types.Predictions`."""
+
+    @property
+    def rc(self) -> NDArray[np.int32]:
+        """Lattice indices, shape (N, 2)."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the lattice."""
+
+    @property
+    def extent(self) -> float:
+        """Side of a tile, level-0 px."""
+
+    @property
+    def pitch(self) -> float:
+        """Distance between neighbouring tiles, level-0 px."""
 
 
 def paint_heatmap(predictions: Predictions) -> Heatmap:
@@ -32,23 +53,44 @@ def paint_heatmap(predictions: Predictions) -> Heatmap:
         Every cell holds the mean of the tiles that cover it, NaN where there is none. Tiles that
         neither overlap nor leave gaps give one cell each.
     """
-    tile, pitch = _cells(predictions.extent, predictions.pitch)
-    rows, cols = predictions.shape
-    k = len(predictions.class_names)
-    # the last channel counts tiles
-    corners = np.zeros((_span(rows, pitch), _span(cols, pitch), k + 1))
-    corners[predictions.rc[:, 0] * pitch, predictions.rc[:, 1] * pitch, :k] = predictions.prob
-    corners[predictions.rc[:, 0] * pitch, predictions.rc[:, 1] * pitch, k] = 1
-    sums = _spread(_spread(corners, tile, axis=0), tile, axis=1)
-    count = sums[..., k:]
-    values = np.full((*sums.shape[:2], k), np.nan)
-    np.divide(sums[..., :k], count, out=values, where=count > 0)
+    values, cell_px = paint_tiles(predictions.prob, predictions)
     return Heatmap(
-        values=values.astype(np.float32),
-        cell_px=predictions.pitch / pitch,
+        values=values,
+        cell_px=cell_px,
         class_names=predictions.class_names,
         class_colors=predictions.class_colors,
     )
+
+
+def paint_tiles(values: NDArray[np.float32], tiles: Tiles) -> tuple[NDArray[np.float32], float]:
+    """Paint numbers of tiles on cells of which tile and pitch are whole multiples.
+
+    Parameters
+    ----------
+    values : ndarray of shape (N, K), float32
+        What to paint.
+    tiles : Tiles
+        Where the N tiles lie; N = 0 is legal.
+
+    Returns
+    -------
+    raster : ndarray of shape (rows, cols, K), float32
+        The mean of the tiles that cover each cell, NaN where there is none.
+    cell_px : float
+        Side of a cell, level-0 px.
+    """
+    tile, pitch = _cells(tiles.extent, tiles.pitch)
+    rows, cols = tiles.shape
+    k = values.shape[1]
+    # the last channel counts tiles
+    corners = np.zeros((_span(rows, pitch), _span(cols, pitch), k + 1))
+    corners[tiles.rc[:, 0] * pitch, tiles.rc[:, 1] * pitch, :k] = values
+    corners[tiles.rc[:, 0] * pitch, tiles.rc[:, 1] * pitch, k] = 1
+    sums = _spread(_spread(corners, tile, axis=0), tile, axis=1)
+    count = sums[..., k:]
+    raster = np.full((*sums.shape[:2], k), np.nan)
+    np.divide(sums[..., :k], count, out=raster, where=count > 0)
+    return raster.astype(np.float32), tiles.pitch / pitch
 
 
 def _cells(extent: float, pitch: float) -> tuple[int, int]:

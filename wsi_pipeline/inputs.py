@@ -28,6 +28,33 @@ ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One of several equal parts of a list of slides.
+
+    Attributes
+    ----------
+    index : int
+        Which part, from 0.
+    count : int
+        How many parts there are.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ConfigError(
+                f"shard index {self.index} of {self.count} shards does not exist; they count "
+                f"from 0 to {self.count - 1} (sbatch --array=0-{self.count - 1})"
+            )
+
+    def of(self, jobs: Sequence[SlideJob]) -> list[SlideJob]:
+        """Return every ``count``-th slide: each is in one part, and parts differ by one slide."""
+        return list(jobs[self.index :: self.count])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlideJob:
     """One slide to process.
 

@@ -9,8 +9,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from wsi_pipeline.errors import ReportError
 from wsi_pipeline.files import replace_atomically
 
 RUN_SCHEMA = 1
@@ -45,9 +46,13 @@ class SlideOutcome:
     class_shares : dict of str to float
         Share of the kept tiles given to each class; empty before prediction.
     seconds : dict of str to float
-        Wall time by stage.
+        Time by stage.
+    device : str
+        Type of the torch device that predicted; empty before prediction.
     files : dict of str to str
         Results, relative to the run's folder.
+    reused : bool
+        Whether the results were found complete in the bucket, so that nothing was done.
     """
 
     slide_id: str
@@ -59,7 +64,14 @@ class SlideOutcome:
     funnel: dict[str, int] = field(default_factory=dict)
     class_shares: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    device: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    reused: bool = False
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Make an outcome of the plain values of a report."""
+        return cls(**{**values, "status": Status(values["status"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +91,9 @@ class RunReport:
     versions : dict of str to str
         Packages the results depend on.
     outcomes : tuple of SlideOutcome
-        One per slide, in order.
+        One per slide that is done with, in the order of the slides.
+    timing : dict
+        Where the time went, and the verdict; empty until the last slide is done.
     """
 
     command: str
@@ -88,6 +102,7 @@ class RunReport:
     model: dict[str, Any]
     versions: dict[str, str]
     outcomes: tuple[SlideOutcome, ...]
+    timing: dict[str, Any] = field(default_factory=dict)
 
     def count(self, status: Status) -> int:
         """Count the slides that ended in ``status``."""
@@ -102,3 +117,21 @@ class RunReport:
         text = json.dumps(self.to_dict(), indent=2) + "\n"
         with replace_atomically(path) as partial:
             partial.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what :meth:`write` wrote.
+
+        Raises
+        ------
+        ReportError
+            If the file is no report, or one of another schema.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("schema") != RUN_SCHEMA:
+                raise ReportError(f"{path} is a report of another version; run again")
+            outcomes = tuple(SlideOutcome.from_dict(outcome) for outcome in values["outcomes"])
+            return cls(**{**values, "outcomes": outcomes})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ReportError(f"{path} is no report of a run ({error}); run again") from error

@@ -25,7 +25,7 @@ from wsi_pipeline.types import Area, Heatmap, SlideInfo, StainMatrix, StainVerdi
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from wsi_pipeline.store import PatchStore
+    from wsi_pipeline.types import SlideRecords
 
 PANEL_INCHES = 8.0
 SIDE_INCHES = 3.1
@@ -46,25 +46,35 @@ VERDICT_COLORS = {
 OPACITY = (0.15, 0.7)
 """Opacity of a class at chance and at certainty; tissue stays visible below both."""
 PROBABILITY_COLORS = colormaps["viridis"]
+PROBABILITY_SCALE = "Probability of {name}"
+
+LEGEND_ROW_INCHES = 0.27
+LEGEND_SPARE_INCHES = 1.0
+"""Height of the legend's heading and notes."""
 
 _SMALL, _TEXT, _HEADING = 7.5, 9.0, 11.0
 
 
-def draw_qc(path: Path, store: PatchStore) -> None:
+def draw_qc(path: Path, store: SlideRecords) -> None:
     """Write the picture that shows what was kept of a slide and why the rest was not.
 
     Parameters
     ----------
     path : Path
         PNG to write; an older one is replaced in one step.
-    store : PatchStore
-        The slide's store; a store without patches is drawn as well.
+    store : SlideRecords
+        The slide's store, or other records of it; one without patches is drawn as well.
     """
     _save(path, qc_figure(store))
 
 
 def draw_heatmap(
-    path: Path, store: PatchStore, heatmap: Heatmap, *, class_name: str | None = None
+    path: Path,
+    store: SlideRecords,
+    heatmap: Heatmap,
+    *,
+    class_name: str | None = None,
+    scale: str = PROBABILITY_SCALE,
 ) -> None:
     """Write the picture that shows what was found on a slide.
 
@@ -72,22 +82,24 @@ def draw_heatmap(
     ----------
     path : Path
         PNG to write; an older one is replaced in one step.
-    store : PatchStore
-        The slide's store, for thumbnail and scale.
+    store : SlideRecords
+        The slide's store, or other records of it, for thumbnail and scale.
     heatmap : Heatmap
         The classes.
     class_name : str or None
         Show this class's probability; the most probable class if None.
+    scale : str
+        What the values of one class are, over their legend; ``{name}`` becomes the class.
 
     Raises
     ------
     ValueError
         If there is no class of that name.
     """
-    _save(path, heatmap_figure(store, heatmap, class_name=class_name))
+    _save(path, heatmap_figure(store, heatmap, class_name=class_name, scale=scale))
 
 
-def qc_figure(store: PatchStore) -> Figure:
+def qc_figure(store: SlideRecords) -> Figure:
     """Draw thumbnail, tissue outline, artefacts, kept tiles, funnel and stain of a slide."""
     figure, axes, side = _layout(store, "quality control")
     _tint_areas(axes, store)
@@ -100,7 +112,13 @@ def qc_figure(store: PatchStore) -> Figure:
     return figure
 
 
-def heatmap_figure(store: PatchStore, heatmap: Heatmap, *, class_name: str | None = None) -> Figure:
+def heatmap_figure(
+    store: SlideRecords,
+    heatmap: Heatmap,
+    *,
+    class_name: str | None = None,
+    scale: str = PROBABILITY_SCALE,
+) -> Figure:
     """Draw classes over the thumbnail of a slide, with legend and scale bar."""
     figure, axes, side = _layout(store, "predicted classes" if class_name is None else class_name)
     if class_name is None:
@@ -111,7 +129,7 @@ def heatmap_figure(store: PatchStore, heatmap: Heatmap, *, class_name: str | Non
             raise ValueError(f"{class_name!r} is not one of {', '.join(heatmap.class_names)}")
         index = heatmap.class_names.index(class_name)
         _paint(axes, probability_overlay(heatmap, index), heatmap.cell_px)
-        _probability_legend(side, heatmap, index)
+        _probability_legend(side, scale.format(name=class_name))
     _scale_bar(axes, store.slide)
     return figure
 
@@ -156,6 +174,28 @@ def class_shares(heatmap: Heatmap) -> NDArray[np.float64]:
     return np.asarray(counts / max(1, len(painted)), dtype=np.float64)
 
 
+def legend_classes(shares: NDArray[np.float64], room: int) -> NDArray[np.intp]:
+    """Choose the classes that a legend lists.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (K,)
+        Share of the area that each class has.
+    room : int
+        Classes that the legend has room for.
+
+    Returns
+    -------
+    ndarray of int
+        Indices, most frequent class first: all where there is room for all, else the most
+        frequent of those that have an area at all.
+    """
+    order = np.argsort(-shares, kind="stable")
+    if len(order) <= room:
+        return order
+    return order[: min(room, np.count_nonzero(shares))]
+
+
 def stain_colors(matrix: StainMatrix) -> NDArray[np.float64]:
     """Return the RGB colours of both stains at their maximum concentration, shape (2, 3)."""
     od = matrix.vectors * matrix.max_concentration[:, None]
@@ -169,7 +209,7 @@ def nice_length_um(width_um: float) -> float:
     return float(max(step * decade for step in (1, 2, 5) if step * decade <= limit))
 
 
-def _layout(store: PatchStore, subject: str) -> tuple[Figure, Axes, Axes]:
+def _layout(store: SlideRecords, subject: str) -> tuple[Figure, Axes, Axes]:
     """Make a figure with the thumbnail on the left and an empty column for text on the right."""
     width, height = store.slide.size_wh
     scale = PANEL_INCHES / max(width, height)
@@ -195,7 +235,7 @@ def _layout(store: PatchStore, subject: str) -> tuple[Figure, Axes, Axes]:
     return figure, axes, side
 
 
-def _write_title(figure: Figure, store: PatchStore, subject: str, left: float) -> None:
+def _write_title(figure: Figure, store: SlideRecords, subject: str, left: float) -> None:
     slide = store.slide
     _, height = figure.get_size_inches()
     figure.text(
@@ -214,7 +254,7 @@ def _write_title(figure: Figure, store: PatchStore, subject: str, left: float) -
     figure.text(left, 1 - 0.43 / height, facts, fontsize=_SMALL, color="#444444")
 
 
-def _tint_areas(axes: Axes, store: PatchStore) -> None:
+def _tint_areas(axes: Axes, store: SlideRecords) -> None:
     areas = store.areas
     colors = np.zeros((len(Area), 4))
     for area, color in AREA_COLORS.items():
@@ -233,7 +273,7 @@ def _paint(axes: Axes, rgba: NDArray[np.float64], cell_w: float, cell_h: float =
     axes.set(xlim=limits[0], ylim=limits[1])
 
 
-def _outline_tissue(axes: Axes, store: PatchStore) -> None:
+def _outline_tissue(axes: Axes, store: SlideRecords) -> None:
     tissue = store.mask.tissue
     if not tissue.any() or min(tissue.shape) < 2:
         return
@@ -245,7 +285,7 @@ def _outline_tissue(axes: Axes, store: PatchStore) -> None:
     axes.contour(x, y, framed, levels=[0.5], colors=[TISSUE_COLOR], linewidths=1.2, zorder=4)
 
 
-def _outline_tiles(axes: Axes, store: PatchStore) -> None:
+def _outline_tiles(axes: Axes, store: SlideRecords) -> None:
     xy = store.xy.astype(np.float64)
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * store.extent
     tile_points = store.extent * 72 * PANEL_INCHES / max(store.slide.size_wh)
@@ -299,7 +339,7 @@ def _write_funnel(side: Axes, funnel: dict[str, int], y: float) -> float:
     return y - 0.15
 
 
-def _write_stain(side: Axes, store: PatchStore, y: float) -> float:
+def _write_stain(side: Axes, store: SlideRecords, y: float) -> float:
     """Write how far the stain matrix may be trusted, and show its two colours."""
     stain = store.stain
     y = _heading(side, "Stain", y)
@@ -323,7 +363,7 @@ def _write_stain(side: Axes, store: PatchStore, y: float) -> float:
     return y - 0.15
 
 
-def _qc_legend(side: Axes, store: PatchStore, y: float) -> None:
+def _qc_legend(side: Axes, store: SlideRecords, y: float) -> None:
     handles = [
         Patch(facecolor="none", edgecolor=TISSUE_COLOR, linewidth=1.5, label="tissue"),
         Patch(facecolor="none", edgecolor=TILE_COLOR, label="kept tiles"),
@@ -353,14 +393,21 @@ def _class_legend(side: Axes, heatmap: Heatmap) -> None:
     side.text(
         SIDE_INCHES, 0, "share of area", fontsize=_SMALL, va="top", ha="right", color="#444444"
     )
-    for index in np.argsort(-shares, kind="stable"):
+    room = int((-side.get_ylim()[0] - LEGEND_SPARE_INCHES) / LEGEND_ROW_INCHES)
+    listed = legend_classes(shares, room)
+    for index in listed:
         name, color = heatmap.class_names[index], heatmap.class_colors[index]
         _strip(side, _class_tones(color), (0, y, 0.6))
         side.text(0.72, y - 0.09, name, fontsize=_TEXT, va="center")
         side.text(
             SIDE_INCHES, y - 0.09, f"{shares[index]:.1%}", fontsize=_TEXT, va="center", ha="right"
         )
-        y -= 0.27
+        y -= LEGEND_ROW_INCHES
+    rest = np.delete(shares, listed)
+    if rest.any():
+        text = f"and {np.count_nonzero(rest)} more with {rest.sum():.1%} together"
+        side.text(0, y, text, fontsize=_TEXT, va="top")
+        y -= 0.22
     if not shares.any():
         side.text(0, y, "no tile was predicted", fontsize=_TEXT, va="top", color="#b71c1c")
         y -= 0.22
@@ -369,8 +416,8 @@ def _class_legend(side: Axes, heatmap: Heatmap) -> None:
     side.text(0, y - 0.05, "\n".join(textwrap.wrap(note, 46)), fontsize=_SMALL, va="top")
 
 
-def _probability_legend(side: Axes, heatmap: Heatmap, index: int) -> None:
-    y = _heading(side, f"Probability of {heatmap.class_names[index]}", 0.0)
+def _probability_legend(side: Axes, heading: str) -> None:
+    y = _heading(side, heading, 0.0)
     tones = 1 - OPACITY[1] * (1 - PROBABILITY_COLORS(np.linspace(0, 1, 64))[:, :3])
     _strip(side, tones, (0, y, 2.4))
     for x, text in ((0.0, "0"), (1.2, "0.5"), (2.4, "1")):

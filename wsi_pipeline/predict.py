@@ -1,31 +1,42 @@
-"""A patch source and any classifier -> class probabilities of every patch, in order.
+"""Patches and any classifier or encoder -> class probabilities or features, in order.
 
-Streams: memory does not grow with the slide beside the probabilities. Knows nothing of how the
-classifier came to be, and writes no files.
+Says which patches a model may be given, and makes probabilities of its logits. Knows nothing of
+how the classifier came to be, and writes no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsi_pipeline.config import Precision, PredictConfig
-from wsi_pipeline.dataset import PatchSource, shard_batches
-from wsi_pipeline.errors import ConfigError, ModelMismatchError, ModelOutputError
+from wsi_pipeline.errors import ModelMismatchError, ModelOutputError
+from wsi_pipeline.inference import Feed, choose_devices, he_feed, rgb_feed, run_network
 from wsi_pipeline.types import ModelSpec, NoProgress, Predictions, Progress
+
+if TYPE_CHECKING:
+    from wsi_pipeline.config import PredictConfig
 
 MPP_TOLERANCE = 0.05
 """Relative difference of resolutions that a model is trusted to bear."""
 
 
-class PlacedPatches(PatchSource, Protocol):
-    """A patch source that knows where on the slide its patches lie and how they were made."""
+class PlacedPatches(Protocol):
+    """Patches of known places on a slide, made in a known way.
+
+    :class:`~wsi_pipeline.store.PatchStore` is one; anything with these members will do.
+    """
+
+    def __len__(self) -> int:
+        """Count the patches."""
+
+    @property
+    def patch_px(self) -> int:
+        """Side P of the patches, px."""
 
     @property
     def mpp(self) -> float:
@@ -56,8 +67,22 @@ class PlacedPatches(PatchSource, Protocol):
         """Distance between neighbouring tiles, level-0 px."""
 
 
+class StoredPatches(PlacedPatches, Protocol):
+    """Patches that can be read in ranges, from several threads."""
+
+    @property
+    def has_rgb(self) -> bool:
+        """Whether there are RGB patches beside the stained ones."""
+
+    def read_he(self, start: int, stop: int) -> NDArray[np.uint8] | NDArray[np.float16]:
+        """Read the H/E patches ``start`` to ``stop``, shape (stop - start, 2, P, P)."""
+
+    def read_rgb(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Read the RGB patches ``start`` to ``stop``, shape (stop - start, P, P, 3)."""
+
+
 def predict_store(
-    store: PlacedPatches,
+    store: StoredPatches,
     model: nn.Module,
     spec: ModelSpec,
     config: PredictConfig,
@@ -102,30 +127,115 @@ def predict_store(
     The input of the model is ``(v / 255 - mean) / std`` for stored uint8 values ``v``, computed
     on the device, to which the bytes travel. Softmax is in float32 whatever the precision.
     """
-    require_match(store, spec)
-    device = choose_device(config.device)
+    return predict_feed(store, _store_feed(store, spec), model, spec, config, progress)
+
+
+def extract_features(
+    store: StoredPatches,
+    encoder: nn.Module,
+    spec: ModelSpec,
+    config: PredictConfig,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Send every patch of a store through an encoder.
+
+    Parameters
+    ----------
+    store : StoredPatches
+        The patches; none at all is legal.
+    encoder : Module
+        Maps patches as ``spec`` says to (B, F) features.
+    spec : ModelSpec
+        What the encoder expects; its classes are not used.
+    config, progress
+        As for :func:`predict_store`.
+
+    Returns
+    -------
+    ndarray of shape (N, F), float32
+        In the order of the store.
+
+    Raises
+    ------
+    ModelMismatchError, ModelOutputError, ConfigError
+        As :func:`predict_store`.
+    """
+    feed = _store_feed(store, spec)
+    width = _count_features(encoder, spec)
+    # features are outputs like classes to what runs the network
+    outputs = replace(spec, class_names=("",) * width, class_colors=("",) * width)
     progress = progress or NoProgress()
-    progress.start("predict", len(store))
-    logits = torch.empty((len(store), len(spec.class_names)), device=device)
-    network = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    statistics = torch.tensor([spec.mean, spec.std], device=device).view(2, 1, 2, 1, 1)
-    start = 0
-    with torch.inference_mode(), _evaluating(network), _autocast(device, config.precision):
-        for batch in shard_batches(
-            store, config.batch_size, crop_px=spec.patch_px, pin=device.type == "cuda"
-        ):
-            given = network(_normalised(batch, statistics))
-            _require_shape(given, len(batch), spec)
-            logits[start : start + len(batch)] = given
-            start += len(batch)
-            progress.advance(len(batch))
+    devices = choose_devices(config.device)
+    progress.start("features", len(store))
+    features = run_network(encoder, feed, outputs, devices, config, progress)
+    _require_finite(features, spec)
+    return np.asarray(features.numpy(), dtype=np.float32)
+
+
+def _store_feed(store: StoredPatches, spec: ModelSpec) -> Feed:
+    """Choose what a model is given of the patches of a store, if it may be given them at all."""
+    require_match(store, spec)
+    if spec.input == "he":
+        return he_feed(len(store), store.read_he, spec)
+    if store.has_rgb:
+        return rgb_feed(len(store), store.read_rgb, spec)
+    raise ModelMismatchError(
+        f"model {spec.name} takes RGB patches, but the store holds H/E patches alone; "
+        "preprocess the slide with --keep-rgb, or predict it with 'run --no-store'"
+    )
+
+
+def _count_features(encoder: nn.Module, spec: ModelSpec) -> int:
+    """Send one blank patch through an encoder, on the device that it is on."""
+    parameter = next(encoder.parameters(), torch.empty(0))
+    blank = parameter.new_zeros((1, len(spec.mean), spec.patch_px, spec.patch_px))
+    was_training = encoder.training
+    with torch.inference_mode():
+        features: Tensor = encoder.eval()(blank)
+    encoder.train(was_training)
+    return features.shape[1]
+
+
+def predict_feed(
+    patches: PlacedPatches,
+    feed: Feed,
+    model: nn.Module,
+    spec: ModelSpec,
+    config: PredictConfig,
+    progress: Progress | None = None,
+) -> Predictions:
+    """Send patches through a model that are read in a way of one's own.
+
+    Parameters
+    ----------
+    patches : PlacedPatches
+        Where they lie; that they fit the model is for :func:`require_match` to say.
+    feed : Feed
+        How they are read and made input.
+    model, spec, config, progress
+        As for :func:`predict_store`.
+
+    Returns
+    -------
+    Predictions
+        In the order of the feed.
+
+    Raises
+    ------
+    ModelMismatchError, ModelOutputError, ConfigError
+        As :func:`predict_store`.
+    """
+    progress = progress or NoProgress()
+    devices = choose_devices(config.device)
+    progress.start("predict", len(patches))
+    logits = run_network(model, feed, spec, devices, config, progress)
     return Predictions(
         prob=_probabilities(logits, spec),
-        xy=store.xy,
-        rc=store.rc,
-        shape=store.grid_shape,
-        extent=store.extent,
-        pitch=store.pitch,
+        xy=patches.xy,
+        rc=patches.rc,
+        shape=patches.grid_shape,
+        extent=patches.extent,
+        pitch=patches.pitch,
         class_names=spec.class_names,
         class_colors=spec.class_colors,
     )
@@ -146,7 +256,7 @@ def require_match(store: PlacedPatches, spec: ModelSpec) -> None:
     ModelMismatchError
         Naming what differs, both values, and what to do.
     """
-    if store.stain_convention != spec.stain_convention:
+    if spec.input == "he" and store.stain_convention != spec.stain_convention:
         raise ModelMismatchError(
             f"the patches follow the stain convention {store.stain_convention!r}, but model "
             f"{spec.name} expects {spec.stain_convention!r}; preprocess the slide with the "
@@ -164,83 +274,17 @@ def require_match(store: PlacedPatches, spec: ModelSpec) -> None:
         )
 
 
-def choose_device(name: str) -> torch.device:
-    """Resolve the name of a device.
-
-    Parameters
-    ----------
-    name : str
-        A torch device, or ``auto``: the GPU if there is one.
-
-    Returns
-    -------
-    torch.device
-        A device that is there.
-
-    Raises
-    ------
-    ConfigError
-        If the name is none of torch's, or this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {name!r} cannot be used: {reason}; use --device auto, or one that this "
-            "machine has"
-        ) from error
-    return device
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode and every module's own flag back afterwards."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-
-
-def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    half = precision is Precision.BFLOAT16 or (precision is Precision.AUTO and native)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
-
-
-def _normalised(batch: Tensor, statistics: Tensor) -> Tensor:
-    """Send stored values to the device as they are and make network input of them there.
-
-    ``statistics`` are mean and deviation of H and E in [0, 1], shape (2, 1, 2, 1, 1).
-    """
-    values = batch.to(statistics.device, non_blocking=True).float()
-    mean, std = statistics * (255.0 if batch.dtype == torch.uint8 else 1.0)
-    # in place and reordered last: eight times as fast on a CPU as arithmetic in that order
-    return values.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-
-
-def _require_shape(logits: Tensor, n: int, spec: ModelSpec) -> None:
-    expected = (n, len(spec.class_names))
-    if tuple(logits.shape) != expected:
-        raise ModelMismatchError(
-            f"model {spec.name} gave an output of shape {tuple(logits.shape)} for {n} patches and "
-            f"{len(spec.class_names)} classes, expected {expected}; check its class_names"
-        )
-
-
 def _probabilities(logits: Tensor, spec: ModelSpec) -> NDArray[np.float32]:
-    """Softmax in float32; checked once at the end, so that a GPU never waits for the check."""
-    wrong = ~torch.isfinite(logits).all(dim=1)
+    _require_finite(logits, spec)
+    return np.asarray(logits.softmax(dim=1).numpy(), dtype=np.float32)
+
+
+def _require_finite(outputs: Tensor, spec: ModelSpec) -> None:
+    """Check once, at the end, so that a GPU never waits for the check."""
+    wrong = ~torch.isfinite(outputs).all(dim=1)
     if wrong.any():
         raise ModelOutputError(
             f"model {spec.name} gave values that are no numbers for {int(wrong.sum())} of "
-            f"{len(logits)} patches, first for patch {int(wrong.nonzero()[0])}; try --precision "
+            f"{len(outputs)} patches, first for patch {int(wrong.nonzero()[0])}; try --precision "
             "float32, and check that its normalisation is that of its training"
         )
-    return np.asarray(logits.softmax(dim=1).cpu().numpy(), dtype=np.float32)

@@ -1,16 +1,16 @@
 """One slide -> its patch store: mask, grid, stain matrix, H/E patches.
 
-Reads each tile once, keeps a few shards in memory whatever the slide's size, and goes on where an
-interrupted run stopped. Pictures and folders of slides are the business of others.
+Reads each tile once for its patch, and goes on where an interrupted run stopped. Pictures and
+folders of slides are the business of others.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,19 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.annotations import read_annotations
-from wsi_pipeline.config import HeValues, PipelineConfig, StoreConfig, config_hash
+from wsi_pipeline.config import PipelineConfig, config_hash
 from wsi_pipeline.errors import StoreExistsError
+from wsi_pipeline.extraction import Extraction, TileReader
 from wsi_pipeline.labelling import LabelledTiles, find_group, label_tiles, to_classes
 from wsi_pipeline.slide import Slide, open_slide
-from wsi_pipeline.stain import encode_he, encode_he_float16, estimate_stain_matrix
-from wsi_pipeline.store import PatchStore, Shard, StoreHeader, StoreWriter, has_store
+from wsi_pipeline.stain import estimate_stain_matrix
+from wsi_pipeline.store import PatchStore, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.tiling import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tissue import detect_tissue, require_brightfield, sharpness
 from wsi_pipeline.types import (
     NoProgress,
     Progress,
     StainEstimate,
-    StainMatrix,
     TileGrid,
     TissueMask,
 )
@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 THUMBNAIL_PX = 1024
 """Longer side of the stored thumbnail, px."""
 
-BLOCK_PATCHES = 16
-"""Patches one thread reads and unmixes in one go."""
+STAIN_PIXELS = 1 << 18
+"""About how many pixels the stain matrix rests on. Neighbours are alike: which tiles are sampled
+moves the matrix a hundred times as far as leaving out three pixels of four."""
 
 
 class Stopwatch:
@@ -64,7 +65,23 @@ class Stopwatch:
             yield
         finally:
             spent = time.perf_counter() - begin
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self._add(name, spent)
+
+    @contextmanager
+    def divided(self) -> Iterator[dict[str, float]]:
+        """Count the time of the block as the kinds of work it fills in.
+
+        Threads overlap; each kind gets the share of the time that it has in their seconds.
+        """
+        work: dict[str, float] = {}
+        begin = time.perf_counter()
+        yield work
+        spent, total = time.perf_counter() - begin, sum(work.values())
+        for name, seconds in work.items():
+            self._add(name, spent * seconds / total)
+
+    def _add(self, name: str, spent: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,14 +152,40 @@ def preprocess_slide(
         if _is_finished(path, recipe, slide.fingerprint(), overwrite=overwrite):
             return Preprocessed(store=PatchStore.open(path))
         with ThreadPoolExecutor(workers) as pool:
-            header = _survey(slide, job, config, pool, watch)
+            tiles = TileReader(slide)
+            header = survey_slide(slide, job, config, pool, watch, tiles)
             writer = StoreWriter.create_or_resume(path, header, config.store, overwrite=overwrite)
-            with watch.stage("patches"):
-                extraction = _Extraction(slide, header, config.store)
-                extraction.fill(writer, pool, workers, progress or NoProgress())
+            with watch.divided() as work:
+                extraction = Extraction(tiles, header, config.store)
+                work |= extraction.fill(writer, pool, progress or NoProgress())
     with watch.stage("seal"):
         store = writer.seal()
     return Preprocessed(store=store, seconds=watch.seconds)
+
+
+def identify_store(job: SlideJob, config: PipelineConfig) -> dict[str, str]:
+    """Tell what the patch store of a slide would be known by, without making it.
+
+    Parameters
+    ----------
+    job : SlideJob
+        The slide.
+    config : PipelineConfig
+        The configuration.
+
+    Returns
+    -------
+    dict of str to str
+        ``config_hash`` and ``fingerprint``, as the store has them.
+
+    Raises
+    ------
+    SlideError
+        If the slide cannot be read.
+    """
+    recipe = _recipe(job, config)
+    with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
+        return {"config_hash": config_hash(recipe), "fingerprint": slide.fingerprint()}
 
 
 def _recipe(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
@@ -170,16 +213,44 @@ def _is_finished(path: Path, recipe: dict[str, Any], fingerprint: str, *, overwr
         return False
 
 
-def _survey(
+def survey_slide(
     slide: Slide,
     job: SlideJob,
     config: PipelineConfig,
     pool: ThreadPoolExecutor,
     watch: Stopwatch,
+    tiles: TileReader | None = None,
 ) -> StoreHeader:
-    """Find out all that must be known before the first patch is stored."""
+    """Find out all that must be known before the first patch is read.
+
+    Parameters
+    ----------
+    slide : Slide
+        The open slide.
+    job : SlideJob
+        What is given for it.
+    config : PipelineConfig
+        The configuration.
+    pool : ThreadPoolExecutor
+        Reads the overview and the tiles that the stain matrix rests on.
+    watch : Stopwatch
+        Is given the time of each stage.
+    tiles : TileReader or None
+        Reads the sampled tiles, and keeps them for whoever reads all tiles with it afterwards.
+
+    Returns
+    -------
+    StoreHeader
+        Mask, grid, stain matrix, thumbnail and labels.
+
+    Raises
+    ------
+    SlideError, StainEstimationError, AnnotationError
+        As :func:`preprocess_slide`.
+    """
+    tiles = tiles or TileReader(slide, max_bytes=0)
     with watch.stage("mask"):
-        rgb, downsample = slide.overview(config.tissue.mask_mpp)
+        rgb, downsample = slide.overview(config.tissue.mask_mpp, pool)
         require_brightfield(rgb, slide.info.slide_id)
         mask = detect_tissue(rgb, config.tissue.mask_mpp, downsample, config.tissue)
         thumbnail = _thumbnail(slide, rgb, config.tissue.mask_mpp)
@@ -188,7 +259,7 @@ def _survey(
         grid = _without_blurred(slide, lay_grid(slide.info, mask, config.tile, roi), config, pool)
     with watch.stage("stain"):
         # from all tissue, so that stores of labelled and of other tiles share one matrix
-        stain = _estimate_stain(slide, grid, config, pool)
+        stain = _estimate_stain(tiles, grid, config, pool)
     labelled = None
     if job.labels is not None:
         with watch.stage("labels"):
@@ -256,94 +327,21 @@ def _thumbnail(slide: Slide, overview: NDArray[np.uint8], overview_mpp: float) -
 
 
 def _estimate_stain(
-    slide: Slide, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
+    tiles: TileReader, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
 ) -> StainEstimate:
     """Estimate the slide's matrix from the averaged pixels of a seeded sample of its tiles."""
     side = max(1, round(grid.patch_px * grid.mpp / max(config.stain.pixel_um, grid.mpp)))
     indices = sample_tiles(grid, config.stain.sample_tiles, config.stain.seed)
-    samples = pool.map(lambda i: _read(slide, grid, i, side).reshape(-1, 3), indices.tolist())
-    pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *samples])
+    step = max(1, math.ceil(math.sqrt(len(indices) * side**2 / STAIN_PIXELS)))
+
+    def read(index: int) -> NDArray[np.uint8]:
+        return tiles.sample(grid, index, side)[::step, ::step].reshape(-1, 3)
+
+    pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *pool.map(read, indices.tolist())])
     return estimate_stain_matrix(pixels, config.stain)
 
 
 def _tile_sharpness(slide: Slide, grid: TileGrid, index: int) -> float:
-    return sharpness(_read(slide, grid, index, max(1, grid.patch_px // 2)))
-
-
-def _read(slide: Slide, grid: TileGrid, index: int, side_px: int) -> NDArray[np.uint8]:
-    """Read one kept tile as a patch of ``side_px``, RGB."""
-    x, y = (int(v) for v in grid.level_xy[index])
-    return slide.read_patch(grid.level, (x, y), grid.read_px, side_px)
-
-
-class _Extraction:
-    """Reads, unmixes and writes the patches of one slide, with a few shards in memory."""
-
-    def __init__(self, slide: Slide, header: StoreHeader, config: StoreConfig) -> None:
-        self._slide = slide
-        self._grid = header.grid
-        self._stains: StainMatrix = header.stain.matrix
-        self._half = config.he_values is HeValues.FLOAT16
-        self._keep_rgb = config.keep_rgb
-
-    def fill(
-        self, writer: StoreWriter, pool: ThreadPoolExecutor, workers: int, progress: Progress
-    ) -> None:
-        """Write every pending shard; blocks of the next are read while one is compressed."""
-        pending = [writer.shards[index] for index in writer.pending()]
-        progress.start(
-            f"{self._slide.info.slide_id}: patches", sum(s.stop - s.start for s in pending)
-        )
-        reading: deque[tuple[Shard, _Buffers, list[Future[None]]]] = deque()
-        writing: deque[Future[None]] = deque()
-        for shard in pending:
-            buffers = self._allocate(shard)
-            blocks = [
-                pool.submit(self._fill_block, shard, buffers, start)
-                for start in range(shard.start, shard.stop, BLOCK_PATCHES)
-            ]
-            reading.append((shard, buffers, blocks))
-            if len(reading) > 1:
-                writing.append(_write(writer, pool, progress, *reading.popleft()))
-            if len(writing) > workers:
-                writing.popleft().result()
-        while reading:
-            writing.append(_write(writer, pool, progress, *reading.popleft()))
-        for written in writing:
-            written.result()
-
-    def _allocate(self, shard: Shard) -> _Buffers:
-        n, side = shard.stop - shard.start, self._grid.patch_px
-        return _Buffers(
-            he=np.empty((n, 2, side, side), dtype=np.float16 if self._half else np.uint8),
-            rgb=np.empty((n, side, side, 3), dtype=np.uint8) if self._keep_rgb else None,
-        )
-
-    def _fill_block(self, shard: Shard, buffers: _Buffers, start: int) -> None:
-        encode = encode_he_float16 if self._half else encode_he
-        for index in range(start, min(start + BLOCK_PATCHES, shard.stop)):
-            patch = _read(self._slide, self._grid, index, self._grid.patch_px)
-            buffers.he[index - shard.start] = encode(patch, self._stains)
-            if buffers.rgb is not None:
-                buffers.rgb[index - shard.start] = patch
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    he: NDArray[Any]
-    rgb: NDArray[np.uint8] | None
-
-
-def _write(
-    writer: StoreWriter,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-    shard: Shard,
-    buffers: _Buffers,
-    blocks: list[Future[None]],
-) -> Future[None]:
-    """Wait for the blocks of a shard, then have it written."""
-    for start, block in zip(range(shard.start, shard.stop, BLOCK_PATCHES), blocks, strict=True):
-        block.result()
-        progress.advance(min(BLOCK_PATCHES, shard.stop - start))
-    return pool.submit(writer.write_shard, shard.index, buffers.he, buffers.rgb)
+    x, y = grid.level_xy[index].tolist()
+    side = max(1, grid.patch_px // 2)
+    return sharpness(slide.read_patch(grid.level, (x, y), grid.read_px, side))

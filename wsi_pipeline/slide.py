@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import deque
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,13 +23,15 @@ from wsi_pipeline.inputs import slide_stem
 from wsi_pipeline.readers import Reader, open_reader
 from wsi_pipeline.readers.dicom import series_files
 from wsi_pipeline.readers.resolution import resolve_mpp
+from wsi_pipeline.resampling import average_areas, resize_square
 from wsi_pipeline.types import SlideInfo
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from types import TracebackType
 
-STRIP_BYTES = 1 << 25
-"""Source pixels held at a time while a whole level is shrunk."""
+BLOCK_PX = 1024
+"""Side of the blocks, px of the level read, in which a whole level is shrunk."""
 
 OVERSAMPLING = 4
 """How much finer the level is that an overview is averaged from.
@@ -181,12 +184,7 @@ class Slide:
         ndarray of shape (patch_px, patch_px, 3), uint8
             RGB.
         """
-        pixels = self._reader.read(level, level_xy, (read_px, read_px))
-        if read_px == patch_px:
-            return pixels
-        method = cv2.INTER_AREA if read_px > patch_px else cv2.INTER_LINEAR
-        resized = cv2.resize(pixels, (patch_px, patch_px), interpolation=method)
-        return np.asarray(resized, dtype=np.uint8)
+        return resize_square(self._reader.read(level, level_xy, (read_px, read_px)), patch_px)
 
     def read_region(
         self, xy: tuple[float, float], size_wh: tuple[int, int], mpp: float
@@ -213,14 +211,15 @@ class Slide:
         x_edges = xy[0] / downsample + step * np.arange(size_wh[0] + 1, dtype=np.float64)
         y_edges = xy[1] / downsample + step * np.arange(size_wh[1] + 1, dtype=np.float64)
         corner, hull_wh = _hull(x_edges, y_edges)
-        pixels = self._reader.read(level, corner, hull_wh).astype(np.float64)
-        resample = _interpolate_rows if step < 1 else _average_rows
-        pixels = resample(pixels, y_edges - corner[1])
-        pixels = resample(pixels.swapaxes(0, 1), x_edges - corner[0]).swapaxes(0, 1)
+        read = self._reader.read(level, corner, hull_wh)
+        if step >= 1:
+            return average_areas(read, y_edges - corner[1], x_edges - corner[0])
+        pixels = _interpolate_rows(read.astype(np.float64), y_edges - corner[1])
+        pixels = _interpolate_rows(pixels.swapaxes(0, 1), x_edges - corner[0]).swapaxes(0, 1)
         return np.ascontiguousarray(np.rint(pixels), dtype=np.uint8)
 
     def overview(
-        self, mpp: float, *, oversampling: float = OVERSAMPLING
+        self, mpp: float, pool: Executor | None = None, *, oversampling: float = OVERSAMPLING
     ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
         """Read the whole slide at low resolution, in little memory.
 
@@ -228,6 +227,8 @@ class Slide:
         ----------
         mpp : float
             Resolution wanted, um/px. Never finer than the slide's own.
+        pool : Executor or None
+            Threads that share the work; the calling thread alone if None.
         oversampling : float
             How much finer the level is that is averaged; 1 is fastest.
 
@@ -245,15 +246,21 @@ class Slide:
             max(1, min(round(full * self.info.mpp / mpp), stored))
             for full, stored in zip(self.info.size_wh, (width, height), strict=True)
         )
+        x_edges = np.linspace(0, width, out_width + 1)
+        y_edges = np.linspace(0, height, out_height + 1)
         rgb = np.empty((out_height, out_width, 3), dtype=np.uint8)
-        edges = np.linspace(0, height, out_height + 1)
-        rows = max(1, int(STRIP_BYTES / (3 * width * height / out_height)))
-        for start in range(0, out_height, rows):
-            stop = min(start + rows, out_height)
-            top, bottom = math.floor(edges[start]), math.ceil(edges[stop])
-            strip = self._reader.read(level, (0, top), (width, bottom - top))
-            narrow = _resize_width(strip, out_width)
-            rgb[start:stop] = np.rint(_average_rows(narrow, edges[start : stop + 1] - top))
+
+        def shrink(block: tuple[slice, slice]) -> None:
+            rows, columns = block
+            y, x = y_edges[rows.start : rows.stop + 1], x_edges[columns.start : columns.stop + 1]
+            left, top = math.floor(x[0]), math.floor(y[0])
+            size_wh = math.ceil(x[-1]) - left, math.ceil(y[-1]) - top
+            rgb[block] = average_areas(
+                self._reader.read(level, (left, top), size_wh), y - top, x - left
+            )
+
+        blocks = product(_cut(out_height, height), _cut(out_width, width))
+        deque((map if pool is None else pool.map)(shrink, blocks), maxlen=0)
         size = self.info.size_wh
         return rgb, (size[0] / out_width, size[1] / out_height)
 
@@ -301,20 +308,10 @@ def _hull(
     return (left, top), (right - left, bottom - top)
 
 
-def _average_rows(
-    pixels: NDArray[np.uint8] | NDArray[np.float64], edges: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Mean of the rows between consecutive edges, with parts of rows counted as parts.
-
-    The running sum over rows, taken at an edge inside a row, is linear in the edge; so its
-    differences are exact integrals.
-    """
-    summed = np.zeros((len(pixels) + 1, *pixels.shape[1:]), dtype=np.float64)
-    np.cumsum(pixels, axis=0, out=summed[1:])
-    whole = np.minimum(edges.astype(np.int64), len(pixels) - 1)
-    part = (edges - whole).reshape(-1, 1, 1)
-    at_edges = summed[whole] + part * pixels[whole]
-    return np.diff(at_edges, axis=0) / np.diff(edges).reshape(-1, 1, 1)
+def _cut(count: int, level_px: int) -> list[slice]:
+    """Cut ``count`` output pixels into runs of about :data:`BLOCK_PX` px of the level read."""
+    length = max(1, BLOCK_PX * count // level_px)
+    return [slice(start, min(start + length, count)) for start in range(0, count, length)]
 
 
 def _interpolate_rows(
@@ -325,10 +322,3 @@ def _interpolate_rows(
     below = np.clip(centres.astype(np.int64), 0, len(pixels) - 2)
     part = (centres - below).reshape(-1, 1, 1)
     return (1 - part) * pixels[below] + part * pixels[below + 1]
-
-
-def _resize_width(strip: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    if strip.shape[1] == width:
-        return strip
-    resized = cv2.resize(strip, (width, len(strip)), interpolation=cv2.INTER_AREA)
-    return np.asarray(resized, dtype=np.uint8)

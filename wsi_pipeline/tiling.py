@@ -202,7 +202,11 @@ def _area_shares(
     covered = np.outer(y_to - y_from, x_to - x_from)
     shares = {}
     for area in Area:
-        by_row = _sum_between((mask.areas == area).astype(np.float64), y_from, y_to)
+        here = mask.areas == area
+        if not here.any():
+            shares[area] = np.zeros(shape)
+            continue
+        by_row = _sum_between(here, y_from, y_to)
         summed = _sum_between(by_row.T, x_from, x_to).T
         share = np.divide(summed, covered, out=np.zeros(shape), where=covered > 0)
         shares[area] = share.clip(0.0, 1.0)
@@ -256,24 +260,21 @@ def _spans(
 
 
 def _sum_between(
-    values: NDArray[np.float64], starts: NDArray[np.float64], stops: NDArray[np.float64]
+    values: NDArray[np.bool_] | NDArray[np.float64],
+    starts: NDArray[np.float64],
+    stops: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Integrate pixels along axis 0 from ``starts`` to ``stops``; fractions of a pixel count.
 
-    Pixels are constant over their width, so their running sum is linear between borders and
-    interpolating it is exact.
+    Tile by tile: a running sum over a mask of many megapixels would take eight times its memory.
     """
-    running = np.zeros((values.shape[0] + 1, values.shape[1]))
-    np.cumsum(values, axis=0, out=running[1:])
-    return _at(running, stops) - _at(running, starts)
-
-
-def _at(running: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Interpolate the rows of a running sum linearly at fractional places."""
-    below = np.floor(places).astype(np.int64)
-    above = np.minimum(below + 1, len(running) - 1)
-    part = (places - below)[:, np.newaxis]
-    return np.asarray(running[below] * (1 - part) + running[above] * part)
+    sums = np.zeros((len(starts), values.shape[1]))
+    for summed, start, stop in zip(sums, starts.tolist(), stops.tolist(), strict=True):
+        if stop > start:
+            first, last = int(start), min(int(stop), len(values) - 1)
+            values[first:last].sum(axis=0, out=summed)
+            summed += (stop - last) * values[last] - (start - first) * values[first]
+    return sums
 
 
 def _judge(shares: dict[Area, NDArray[np.float64]], config: TileConfig) -> NDArray[np.uint8]:

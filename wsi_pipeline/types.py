@@ -455,6 +455,55 @@ class Heatmap:
     class_colors: tuple[str, ...]
 
 
+class SlideRecords(Protocol):
+    """What is known of a slide and its tiles beside their pixels, as pictures and reports need it.
+
+    :class:`~wsi_pipeline.store.PatchStore` is one.
+    """
+
+    def __len__(self) -> int:
+        """Count the patches."""
+
+    @property
+    def slide(self) -> SlideInfo:
+        """The slide."""
+
+    @property
+    def stain(self) -> StainEstimate:
+        """Its stain matrix and the evidence for it."""
+
+    @property
+    def mask(self) -> TissueMask:
+        """Tissue and artefacts."""
+
+    @property
+    def areas(self) -> NDArray[np.uint8]:
+        """:class:`Area` of each mask pixel, shape (h, w)."""
+
+    @property
+    def thumbnail(self) -> NDArray[np.uint8]:
+        """The whole slide, RGB, shape (h, w, 3)."""
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch, px."""
+
+    @property
+    def mpp(self) -> float:
+        """Resolution of the patches, um/px."""
+
+    @property
+    def xy(self) -> NDArray[np.int64]:
+        """Top-left corners, level-0 px, shape (N, 2)."""
+
+    @property
+    def extent(self) -> float:
+        """Side of a tile, level-0 px."""
+
+    def funnel(self) -> dict[str, int]:
+        """Count the candidate tiles by reason, ``kept`` first."""
+
+
 class Progress(Protocol):
     """Told how far a long piece of work is; the command line draws it."""
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from wsi_models.experiment import launch, run_experiment
@@ -27,12 +27,24 @@ from wsi_models.recipe import Recipe
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import LabelMap, TrainingData
 
+if TYPE_CHECKING:
+    from wsi_models.metrics import Evaluation
+
 RESULTS = Path(__file__).with_name("results.csv")
 
 VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("supervised", ""): {"method": "supervised"},
     ("fixmatch", ""): {"method": "fixmatch"},
     ("mixmatch", ""): {"method": "mixmatch"},
+    ("s5cl", ""): {"method": "s5cl"},
+    ("s5cl", "supcon only"): {"method": "s5cl", "unlabelled_contrast": False},
+    ("s5cl", "ce only"): {
+        "method": "s5cl",
+        "unlabelled_contrast": False,
+        "labelled_contrast": False,
+    },
+    ("tear", ""): {"method": "tear"},
+    ("tear", "fixmatch base"): {"method": "tear", "alignment": False, "adapl": False, "iph": False},
     ("class", ""): {"method": "class-m", "mixup": False},
     ("class-m", ""): {"method": "class-m"},
     ("class-m", "no contrast"): {"method": "class-m", "contrastive": False},
@@ -107,7 +119,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--labels-per-class", type=int, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", help="only these")
-    parser.add_argument("--ablations", action="store_true", help="the ablations of CLASS-M too")
+    parser.add_argument("--ablations", action="store_true", help="the ablations too")
     parser.add_argument("--encoder", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=64, help="side of the input, px")
     parser.add_argument("--batch", type=int, default=10, help="labelled patches of a step")
@@ -152,10 +164,15 @@ def run(blank: Row, chosen: Recipe, source: TrainingData) -> Row:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_experiment(chosen, source, Path(folder) / "run", launch(blank.device))
-    figures = outcome.evaluation.headline()
+    return filled(blank, outcome.evaluation, time.perf_counter() - begin)
+
+
+def filled(blank: Row, evaluation: Evaluation, seconds: float) -> Row:
+    """Fill in what a run gave and how long it took."""
+    figures = evaluation.headline()
     values = {field.name: getattr(blank, field.name) for field in fields(Row)}
     values |= {name: round(figures[name], 4) for name in ("balanced_accuracy", "macro_f1", "auc")}
-    values["minutes"] = round((time.perf_counter() - begin) / 60, 2)
+    values["minutes"] = round(seconds / 60, 2)
     return Row(**values)
 
 

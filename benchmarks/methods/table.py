@@ -21,7 +21,8 @@ def main() -> None:
     for row in rows:
         tables[row["dataset"], row["labels_per_class"], row["size"], row["device"]].append(row)
     for (dataset, labels, size, device), found in sorted(tables.items()):
-        print(f"## {dataset}, {labels} labels per class, {size}, {device}\n")
+        budget = "all labels" if labels == "0" else f"{labels} labels per class"
+        print(f"## {dataset}, {budget}, {size}, {device}\n")
         print("| method | seeds | balanced accuracy | macro-F1 | AUC | minutes |")
         print("|---|---|---|---|---|---|")
         for line in lines(found):

@@ -6,37 +6,47 @@ business of others.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from wsi_models.model_folder import (
+    CARD_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    BundleError,
+    read_model_folder,
+    require_weights,
+    write_model_folder,
+)
 from wsi_models.networks import NetworkConfig, PatchInput, network_shapes, patch_input
 from wsi_models.parts.patch_network import Classifier, FeatureExtractor, PatchNetwork
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "README.md"
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "Bundle",
+    "BundleConfig",
+    "BundleError",
+    "TrainingFacts",
+    "available_bundles",
+    "bundle_path",
+    "load_bundle",
+    "save_bundle",
+    "schema_text",
+]
 
 ClassName = Annotated[str, Field(min_length=1)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 Positive = Annotated[float, Field(gt=0)]
-
-
-class BundleError(ValueError):
-    """A bundle is missing, incomplete, damaged, or not what it says it is."""
 
 
 class _Part(BaseModel):
@@ -169,22 +179,9 @@ def save_bundle(
     BundleError
         If the folder exists, the card is empty, or the weights are not those of ``config``.
     """
-    if folder.exists() and not overwrite:
-        raise BundleError(f"{folder} exists; choose another name, or pass overwrite=True")
-    if not card.strip():
-        raise BundleError(f"{folder} has no card; say what it was trained on and where it fails")
-    weights = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    _require_weights(weights, _shapes(config).state_dict(), folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        partial = Path(scratch) / "new"
-        partial.mkdir()
-        (partial / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
-        (partial / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights))
-        (partial / CARD_FILE).write_text(card, encoding="utf-8")
-        if folder.exists():
-            shutil.move(folder, Path(scratch) / "old")
-        partial.replace(folder)
+    weights = network.state_dict()
+    require_weights(weights, _shapes(config).state_dict(), folder)
+    write_model_folder(folder, config, weights, card, overwrite=overwrite)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -206,30 +203,13 @@ def load_bundle(folder: Path) -> Bundle:
         If a file is missing, the configuration does not follow the schema, or the weights are
         not finite tensors of just the names, shapes and types that it calls for.
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE):
-        if not (folder / name).is_file():
-            raise BundleError(
-                f"{folder} has no {name}; a bundle is a folder of {CONFIG_FILE}, "
-                f"{WEIGHTS_FILE} and {CARD_FILE}"
-            )
-    config = _read_config(folder / CONFIG_FILE)
-    content = (folder / WEIGHTS_FILE).read_bytes()
-    try:
-        weights = safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise BundleError(
-            f"{folder / WEIGHTS_FILE} is not a safetensors file ({error}); no other format is "
-            "read, since others can carry code"
-        ) from error
+    found = read_model_folder(folder)
+    config = found.parse(BundleConfig)
     network = _shapes(config)
-    _require_weights(weights, network.state_dict(), folder)
-    network.load_state_dict(weights, assign=True)
+    found.require_weights(network.state_dict())
+    network.load_state_dict(found.weights, assign=True)
     convert_conv2d_weight_memory_format(network, torch.channels_last)
-    return Bundle(
-        config=config,
-        network=network.eval(),
-        fingerprint=hashlib.sha256(content).hexdigest(),
-    )
+    return Bundle(config=config, network=network.eval(), fingerprint=found.fingerprint)
 
 
 def available_bundles() -> tuple[str, ...]:
@@ -268,43 +248,5 @@ def _embedded() -> dict[str, Path]:
         return {path.parent.name: path.parent for path in root.glob(f"*/{CONFIG_FILE}")}
 
 
-def _read_config(path: Path) -> BundleConfig:
-    try:
-        return BundleConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise BundleError(f"{path} does not follow bundle.schema.json: {problems}") from error
-
-
 def _shapes(config: BundleConfig) -> PatchNetwork:
     return network_shapes(config.network, len(config.class_names), config.patch_px)
-
-
-def _require_weights(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], folder: Path
-) -> None:
-    """Refuse tensors that are not just those expected, all finite."""
-    for what, names in (
-        ("lacks", expected.keys() - weights.keys()),
-        ("has unknown", weights.keys() - expected.keys()),
-    ):
-        if names:
-            raise BundleError(
-                f"the model of {folder} {what} tensors: {', '.join(sorted(names)[:5])}; weights "
-                f"and {CONFIG_FILE} must be of one training run"
-            )
-    for name, tensor in weights.items():
-        wanted = expected[name]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
-            raise BundleError(
-                f"the model of {folder} has {name} as {tuple(tensor.shape)} {tensor.dtype}, but "
-                f"{CONFIG_FILE} calls for {tuple(wanted.shape)} {wanted.dtype}"
-            )
-        if not torch.isfinite(tensor).all():
-            raise BundleError(
-                f"the model of {folder} has values in {name} that are no numbers; "
-                "it was saved after its training diverged: train it again"
-            )

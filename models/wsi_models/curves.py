@@ -1,4 +1,4 @@
-"""The history of a training run, or an evaluation -> a picture.
+"""The history of a training run, an evaluation, or those of several folds -> a picture.
 
 Draws what it is given and computes nothing; the only module of the package that knows matplotlib.
 """
@@ -42,17 +42,23 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     losses, accuracy, pseudo, rate = figure.subplots(2, 2).ravel()
     names = sorted({name for row in history for name in row if name.startswith("loss")})
     _lines(losses, history, [*names, "validation_loss"], "loss (training mean per epoch)")
-    losses.set_yscale("log")
+    # cosines are negative when all is well
+    if all(row[name] > 0 for row in history for name in names if row.get(name) is not None):
+        losses.set_yscale("log")
     names = ["validation_balanced_accuracy", "validation_accuracy"]
     _lines(accuracy, history, names, "validation accuracy")
     _mark_best(accuracy, history)
-    names = ["pseudo_accuracy", "pseudo_confidence"]
-    _lines(pseudo, history, names, "pseudo-labels of unlabelled patches")
+    if any("clusters" in row for row in history):
+        names = ["clusters", "clusters_noisy"]
+        _lines(pseudo, history, names, "clusters in use per batch, without and with noise")
+    else:
+        names = ["pseudo_accuracy", "pseudo_confidence"]
+        _lines(pseudo, history, names, "pseudo-labels of unlabelled patches")
     _lines(rate, history, ["lr"], "learning rate")
     _save(path, figure)
 
 
-def draw_evaluation(path: Path, evaluation: Evaluation, title: str) -> None:
+def draw_evaluation(path: Path, evaluation: Evaluation, title: str, unit: str = "patches") -> None:
     """Draw confusion matrix, recall and reliability of a classifier.
 
     Parameters
@@ -63,14 +69,43 @@ def draw_evaluation(path: Path, evaluation: Evaluation, title: str) -> None:
         The figures.
     title : str
         What was evaluated on what.
+    unit : str
+        What was counted.
     """
     figure = Figure(figsize=(12, 5.6), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     matrix, reliability = figure.subplots(1, 2, width_ratios=(1.2, 1))
     figures = "   ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in evaluation.headline().items())
-    figure.suptitle(f"{title}\n{evaluation.count:,} patches   {figures}", fontsize=11)
-    _draw_confusion(matrix, evaluation)
-    _draw_reliability(reliability, evaluation)
+    figure.suptitle(f"{title}\n{evaluation.count:,} {unit}   {figures}", fontsize=11)
+    _draw_confusion(matrix, evaluation, unit)
+    _draw_reliability(reliability, evaluation, unit)
+    _save(path, figure)
+
+
+def draw_cross_validation(
+    path: Path, folds: Sequence[Evaluation], pooled: Evaluation, title: str, unit: str = "slides"
+) -> None:
+    """Draw the figures of every fold, and the confusion matrix of all folds together.
+
+    Parameters
+    ----------
+    path : Path
+        PNG to write; an older one is replaced in one step.
+    folds : sequence of Evaluation
+        Of what each fold tests.
+    pooled : Evaluation
+        Of all, each predicted by the fold that did not train on it.
+    title : str
+        What was evaluated on what.
+    unit : str
+        What was counted.
+    """
+    figure = Figure(figsize=(12, 5.2), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    spread, matrix = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    figure.suptitle(f"{title}\n{pooled.count:,} {unit}, {len(folds)} folds", fontsize=11)
+    _draw_folds(spread, folds)
+    _draw_confusion(matrix, pooled, unit)
     _save(path, figure)
 
 
@@ -108,7 +143,26 @@ def _mark_best(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
         axes.set_title(f"chosen: epoch {row['epoch']}, {value:.3f}", fontsize=9, loc="right")
 
 
-def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
+def _draw_folds(axes: Axes, folds: Sequence[Evaluation]) -> None:
+    """Draw one dot per fold and figure, with mean and standard deviation beside them."""
+    names = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
+    for place, name in enumerate(names):
+        values = [fold.headline()[name] for fold in folds if name in fold.headline()]
+        if not values:
+            continue
+        # side by side, so that equal values do not hide each other
+        offsets = np.linspace(-0.22, 0.1, len(values))
+        axes.plot(place + offsets, values, ".", color="#1565c0", alpha=0.7)
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=min(1, len(values) - 1)))
+        axes.errorbar(place + 0.25, mean, spread, fmt="s", color=BEST_COLOR, capsize=4)
+        axes.text(place + 0.32, mean, f"{mean:.3f}\n±{spread:.3f}", fontsize=8, va="center")
+    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set(xlim=(-0.5, len(names) - 0.2), ylim=(None, 1.03))
+    axes.set_title("one dot per fold; mean and standard deviation over folds", fontsize=9)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def _draw_confusion(axes: Axes, evaluation: Evaluation, unit: str) -> None:
     counts = np.array(evaluation.confusion, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -124,15 +178,15 @@ def _draw_confusion(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_xticks(places, evaluation.classes, rotation=30, ha="right", fontsize=8)
     axes.set_yticks(places, names, fontsize=8)
     axes.set(xlabel="predicted", ylabel="truth")
-    axes.set_title("share of the truth, and patches; the diagonal is recall", fontsize=9)
+    axes.set_title(f"share of the truth, and {unit}; the diagonal is recall", fontsize=9)
 
 
-def _draw_reliability(axes: Axes, evaluation: Evaluation) -> None:
+def _draw_reliability(axes: Axes, evaluation: Evaluation, unit: str) -> None:
     confidence = [item.confidence for item in evaluation.reliability]
     accuracy = [item.accuracy for item in evaluation.reliability]
     share = [item.count / evaluation.count for item in evaluation.reliability]
     axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="calibrated")
-    axes.bar(confidence, share, width=0.03, color="#b0bec5", label="share of patches")
+    axes.bar(confidence, share, width=0.03, color="#b0bec5", label=f"share of {unit}")
     axes.plot(confidence, accuracy, marker="o", color="#1565c0", label="accuracy")
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
     axes.set_title(f"reliability; expected calibration error {evaluation.ece:.3f}", fontsize=9)

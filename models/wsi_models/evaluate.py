@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from wsi_models.metrics import Evaluation
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path, *, title: str) -> dict[str, Path]:
+def write_evaluation(
+    evaluation: Evaluation, folder: Path, *, title: str, unit: str = "patches"
+) -> dict[str, Path]:
     """Write ``evaluation.json``, ``.md`` and ``.png``.
 
     Parameters
@@ -27,6 +29,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path, *, title: str) -> dic
         Where to write; made when missing.
     title : str
         What was evaluated on what.
+    unit : str
+        What was counted.
 
     Returns
     -------
@@ -37,22 +41,22 @@ def write_evaluation(evaluation: Evaluation, folder: Path, *, title: str) -> dic
     with replace_atomically(files["json"]) as partial:
         partial.write_text(json.dumps(evaluation.to_dict(), indent=1) + "\n", encoding="utf-8")
     with replace_atomically(files["md"]) as partial:
-        partial.write_text(describe(evaluation, title), encoding="utf-8")
-    draw_evaluation(files["png"], evaluation, title)
+        partial.write_text(describe(evaluation, title, unit), encoding="utf-8")
+    draw_evaluation(files["png"], evaluation, title, unit)
     return files
 
 
-def describe(evaluation: Evaluation, title: str) -> str:
-    """Write an evaluation as Markdown."""
-    lines = [f"# {title}", "", f"{evaluation.count} patches, {len(evaluation.groups)} groups.", ""]
+def describe(evaluation: Evaluation, title: str, unit: str = "patches") -> str:
+    """Write an evaluation of so many patches, or slides, as Markdown."""
+    lines = [f"# {title}", "", f"{evaluation.count} {unit}, {len(evaluation.groups)} groups.", ""]
     lines += ["| figure | value |", "|---|---|"]
     lines += [
         f"| {name.replace('_', ' ')} | {value:.4f} |"
         for name, value in evaluation.headline().items()
     ]
     if evaluation.absent:
-        lines += ["", f"Without patches, left out of averages: {', '.join(evaluation.absent)}."]
-    lines += ["", "| truth | patches | recall | " + " | ".join(evaluation.classes) + " |"]
+        lines += ["", f"Without {unit}, left out of averages: {', '.join(evaluation.absent)}."]
+    lines += ["", f"| truth | {unit} | recall | " + " | ".join(evaluation.classes) + " |"]
     lines += ["|---|---|---|" + "---|" * len(evaluation.classes)]
     for name, row, recall in zip(
         evaluation.classes, evaluation.confusion, evaluation.recall, strict=True
@@ -60,7 +64,7 @@ def describe(evaluation: Evaluation, title: str) -> str:
         shown = "-" if recall is None else f"{recall:.4f}"
         lines.append(f"| {name} | {sum(row)} | {shown} | " + " | ".join(map(str, row)) + " |")
     lines += ["", "Rows are the truth, columns predictions.", ""]
-    lines += ["| group | patches | accuracy | balanced accuracy |", "|---|---|---|---|"]
+    lines += [f"| group | {unit} | accuracy | balanced accuracy |", "|---|---|---|---|"]
     lines += [
         f"| {item.group} | {item.count} | {item.accuracy:.4f} | {item.balanced_accuracy:.4f} |"
         for item in evaluation.groups

@@ -22,6 +22,7 @@ from torch import Tensor
 from wsi_models.atomic import replace_atomically
 from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
+from wsi_models.judging import class_logits, nearest_logits
 from wsi_models.methods import ClassMConfig, Method, build_method
 from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.parts.imagenet import WeightsError
@@ -31,7 +32,6 @@ from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_logits
 from wsi_models.splits import Split, load_split, split_by_group
 from wsi_models.train import Progress, Task, check, train
 from wsi_models.views import Normalisation, measure_normalisation
-from wsi_models.views.geometry import require_room
 
 if TYPE_CHECKING:
     from wsi_models.predictor import Predictor
@@ -168,7 +168,8 @@ def run_experiment(
     progress = train(task, fabric, resume=start.resume)
     part = "test" if len(split.test) else "validation"
     indices = split.test if len(split.test) else split.validation
-    logits = predict_logits(fabric, method, source, indices, recipe.train.evaluation_batch)
+    parts = (split.labelled, indices)
+    logits = class_logits(fabric, method, source, parts, recipe.train.evaluation_batch)
     evaluation = _judge(logits, source, indices)
     files = {name: out / file for name, file in RECORDS.items()}
     if fabric.is_global_zero:
@@ -217,6 +218,11 @@ def evaluate_model(
     TrainingError
         If the classes differ, or no patch has a label.
     """
+    if model.judged_by == "neighbours":
+        raise TrainingError(
+            "the model was trained without labels and tells clusters apart, not classes; judge "
+            "its features by nearest neighbours (evaluate --neighbours --split SPLIT.json)"
+        )
     if source.classes != model.class_names:
         raise TrainingError(
             f"the model tells {', '.join(model.class_names)} apart, the patches have "
@@ -226,6 +232,46 @@ def evaluate_model(
         indices = np.flatnonzero(source.label >= 0).astype(np.int64)
     logits = predict_logits(fabric, model.to(fabric.device), source, indices, BATCH)
     evaluation = _judge(logits, source, indices)
+    return evaluation, write_evaluation(evaluation, out, title=title)
+
+
+def evaluate_features(
+    model: Predictor,
+    source: PatchSource,
+    out: Path,
+    fabric: Fabric,
+    *,
+    parts: tuple[Indices, Indices],
+    title: str = "evaluation",
+) -> tuple[Evaluation, dict[str, Path]]:
+    """Judge the features of a trained model by the nearest neighbour of each patch.
+
+    Parameters
+    ----------
+    model, source, out, fabric, title
+        As in :func:`evaluate_model`; any classes.
+    parts : tuple of ndarray of int64
+        Labelled patches to compare with, and labelled patches to judge, of other groups.
+
+    Returns
+    -------
+    Evaluation
+        The figures.
+    dict of str to Path
+        The files, by kind.
+
+    Raises
+    ------
+    TrainingError
+        If one of the parts is empty.
+    """
+    if not all(map(len, parts)):
+        raise TrainingError(
+            f"{len(parts[0])} labelled patches to compare with and {len(parts[1])} to judge; "
+            "neighbours need both, so check the split and the label map"
+        )
+    logits = nearest_logits(fabric, model.to(fabric.device), source, parts, BATCH)
+    evaluation = _judge(logits, source, parts[1])
     return evaluation, write_evaluation(evaluation, out, title=title)
 
 
@@ -252,7 +298,7 @@ def _build(
     config = recipe.method
     views = config.views
     try:
-        require_room(source.patch_px, views.patch_px, views.rotation)
+        views.require_room(source.patch_px)
         normalisation = None
         if isinstance(config, ClassMConfig):
             batches = fetch_ahead(source, _sample(split, recipe.train.seed))

@@ -108,7 +108,12 @@ class Evaluation:
 
 
 def evaluate_logits(
-    logits: Tensor, label: Tensor, group: Sequence[str], classes: Sequence[str]
+    logits: Tensor,
+    label: Tensor,
+    group: Sequence[str],
+    classes: Sequence[str],
+    *,
+    predicted: Tensor | None = None,
 ) -> Evaluation:
     """Judge predictions.
 
@@ -122,6 +127,9 @@ def evaluate_logits(
         Patient, slide or prototype of each patch.
     classes : sequence of C str
         Names of the classes.
+    predicted : Tensor of shape (n,), int64, or None
+        What was decided, where a threshold other than the highest probability decides. Area
+        under the curve and calibration are of the probabilities in any case.
 
     Returns
     -------
@@ -137,7 +145,8 @@ def evaluate_logits(
         raise TrainingError("no labelled patch to evaluate on; check the split and the label map")
     count = len(classes)
     prob = logits.float().softmax(dim=1)
-    predicted = prob.argmax(dim=1)
+    if predicted is None:
+        predicted = prob.argmax(dim=1)
     confusion = multiclass_confusion_matrix(predicted, label, num_classes=count)
     present = confusion.sum(dim=1) > 0
     recall = multiclass_recall(predicted, label, num_classes=count, average=None)

@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 
 from wsi_models.class_m import ClassMNetwork
+from wsi_models.cluster_network import ClusterNetwork
 from wsi_models.parts.backbone import EncoderConfig, build_encoder, untrained
 from wsi_models.parts.choices import Choices
-from wsi_models.rgb_network import RgbNetwork
+from wsi_models.rgb_network import EmbeddingNetwork, RgbNetwork
 
 if TYPE_CHECKING:
     from wsi_models.parts.patch_network import PatchNetwork
@@ -36,7 +37,27 @@ class RgbClassifierConfig(Choices):
     encoder: EncoderConfig = Field(description="The encoder of RGB patches.")
 
 
-NetworkConfig = Annotated[StainPairConfig | RgbClassifierConfig, Field(discriminator="kind")]
+class RgbEmbeddingConfig(Choices):
+    """An encoder of RGB patches, a linear layer to an embedding, and one to the classes."""
+
+    kind: Literal["rgb-embedding"] = Field("rgb-embedding", description="Which network.")
+    encoder: EncoderConfig = Field(description="The encoder of RGB patches.")
+    embedding: int = Field(64, ge=1, description="Features of the embedding.")
+
+
+class RgbClusterConfig(Choices):
+    """An encoder of RGB patches, a projector, and a head whose outputs are clusters."""
+
+    kind: Literal["rgb-clusters"] = Field("rgb-clusters", description="Which network.")
+    encoder: EncoderConfig = Field(description="The encoder of RGB patches.")
+    projected: int = Field(ge=1, description="Length of a projection.")
+    hidden: int = Field(ge=1, description="Width of the head.")
+
+
+NetworkConfig = Annotated[
+    StainPairConfig | RgbClassifierConfig | RgbEmbeddingConfig | RgbClusterConfig,
+    Field(discriminator="kind"),
+]
 """Which network."""
 
 
@@ -50,13 +71,19 @@ def build_network(config: StainPairConfig, class_count: int, patch_px: int) -> C
 @overload
 def build_network(config: RgbClassifierConfig, class_count: int, patch_px: int) -> RgbNetwork: ...
 @overload
+def build_network(config: RgbClusterConfig, class_count: int, patch_px: int) -> ClusterNetwork: ...
+@overload
+def build_network(
+    config: RgbEmbeddingConfig, class_count: int, patch_px: int
+) -> EmbeddingNetwork: ...
+@overload
 def build_network(config: NetworkConfig, class_count: int, patch_px: int) -> PatchNetwork: ...
 def build_network(config: NetworkConfig, class_count: int, patch_px: int) -> PatchNetwork:
     """Build a network with its starting weights.
 
     Parameters
     ----------
-    config : StainPairConfig or RgbClassifierConfig
+    config : StainPairConfig, RgbClassifierConfig or RgbClusterConfig
         Which one, and what its encoders start from.
     class_count : int
         Number C of outputs.
@@ -81,6 +108,14 @@ def build_network(config: NetworkConfig, class_count: int, patch_px: int) -> Pat
             return ClassMNetwork(class_count, pair[0], pair[1])
         case RgbClassifierConfig():
             return RgbNetwork(build_encoder(config.encoder, 3, patch_px), class_count)
+        case RgbEmbeddingConfig():
+            encoder = build_encoder(config.encoder, 3, patch_px)
+            return EmbeddingNetwork(encoder, config.embedding, class_count)
+        case RgbClusterConfig():
+            encoder = build_encoder(config.encoder, 3, patch_px)
+            return ClusterNetwork(
+                encoder, class_count, projected=config.projected, hidden=config.hidden
+            )
 
 
 def network_shapes(config: NetworkConfig, class_count: int, patch_px: int) -> PatchNetwork:

@@ -14,6 +14,7 @@ from wsi_models.bundle import CONFIG_FILE, Bundle, BundleConfig, BundleError, lo
 from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.methods import Batch, Method, build_method
+from wsi_models.networks import RgbClusterConfig
 from wsi_models.parts.backbone import untrained
 from wsi_models.recipe import RECIPE_FILE, Recipe, read_saved_recipe
 from wsi_models.train import BEST_FILE
@@ -28,6 +29,8 @@ from wsi_models.views import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wsi_models.methods.base import JudgedBy
+
 
 class Predictor(nn.Module):
     """A trained model that takes patches as they are stored.
@@ -38,6 +41,8 @@ class Predictor(nn.Module):
         One per output, in order.
     labels : dict of str to str
         Class of each stored label that is not called as its class.
+    judged_by : {"logits", "neighbours"}
+        Whether its outputs are classes, or its features are what it was trained for.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class Predictor(nn.Module):
         self.model = model
         self.class_names = class_names
         self.labels = labels
+        self.judged_by: JudgedBy = model.judged_by
 
     @property
     def classes(self) -> int:
@@ -56,6 +62,10 @@ class Predictor(nn.Module):
     def predict(self, batch: Batch) -> Tensor:
         """Compute the logits of patches, shape (B, C)."""
         return self.model.predict(batch)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Compute the features of at least one patch, shape (B, F)."""
+        return self.model.embed(batch)
 
 
 def load_predictor(folder: Path) -> Predictor:
@@ -95,7 +105,7 @@ def _load_run(folder: Path, recipe: Recipe) -> Predictor:
     config = recipe.method.model_copy(update={"encoder": untrained(recipe.method.encoder)})
     method = build_method(config, len(names), unit)
     method.load_state_dict(state["method"])
-    return Predictor(method, names, recipe.classes.labels)
+    return Predictor(method, method.output_names(names), recipe.classes.labels)
 
 
 class _BundleModel(nn.Module):
@@ -106,10 +116,16 @@ class _BundleModel(nn.Module):
         config = bundle.config
         self.network = bundle.network
         self.views = _views(config)
+        clusters = isinstance(config.network, RgbClusterConfig)
+        self.judged_by: JudgedBy = "neighbours" if clusters else "logits"
 
     def predict(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             return self.network.classify(self.views.plain(batch))
+
+    def embed(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return self.network.features(self.views.plain(batch))
 
 
 def _views(config: BundleConfig) -> StainViews | RgbViews:

@@ -15,16 +15,24 @@ import numpy as np
 from wsi_models.bundle import BundleConfig, TrainingFacts, save_bundle
 from wsi_models.errors import TrainingError
 from wsi_models.methods import ClassMConfig
+from wsi_models.methods.clusiam import SiameseConfig
 from wsi_models.networks import without_weights
 from wsi_models.views import StainViewConfig
 
 if TYPE_CHECKING:
+    from wsi_models.methods import Method
     from wsi_models.metrics import Evaluation
     from wsi_models.recipe import Recipe
     from wsi_models.train import Progress, Task
     from wsi_models.views import Normalisation
 
 logger = logging.getLogger(__name__)
+
+FEW_CLASSES = 12
+"""Classes at most whose colours are spaced evenly around the circle of hues."""
+
+GOLDEN_TURN = (5**0.5 - 1) / 2
+"""Step around the circle of hues that keeps any number of neighbours apart."""
 
 CARD_EPOCHS = 25
 """Rows of the history in a card, evenly spaced over the epochs."""
@@ -69,12 +77,14 @@ def publish_bundle(
         return None
     source, views = task.source, recipe.method.views
     mean, std = _statistics(recipe, normalisation)
+    names = task.method.output_names(source.classes)
+    colors = _colors(recipe, task.method)
     config = BundleConfig(
         name=recipe.name,
         method=recipe.method.method,
         network=without_weights(recipe.method.network()),
-        class_names=source.classes,
-        class_colors=recipe.classes.colors or class_colors(len(source.classes)),
+        class_names=names,
+        class_colors=colors,
         mpp=source.mpp,
         patch_px=views.patch_px,
         stain_convention="macenko-log10-he-v1",
@@ -96,9 +106,10 @@ def publish_bundle(
 
 
 def class_colors(count: int) -> tuple[str, ...]:
-    """Choose ``count`` colours that differ in hue, by turns dark and light."""
+    """Choose ``count`` colours, by turns dark and light, of which neighbours differ in hue."""
+    step = 1 / count if count <= FEW_CLASSES else GOLDEN_TURN
     return tuple(
-        "#" + "".join(f"{round(255 * part):02x}" for part in _rgb(index / count, index % 2))
+        "#" + "".join(f"{round(255 * part):02x}" for part in _rgb(index * step % 1, index % 2))
         for index in range(count)
     )
 
@@ -115,7 +126,7 @@ def write_card(recipe: Recipe, task: Task, progress: Progress, evaluation: Evalu
     )
     return f"""# {recipe.name}
 
-Classes: {", ".join(task.source.classes)}.
+{_describe_outputs(task)}
 
 **Data.** {_describe_data(task)} Its licence and its limits are those of that data.
 
@@ -123,7 +134,8 @@ Classes: {", ".join(task.source.classes)}.
 of {progress.epoch} was kept, with the highest balanced accuracy on the validation groups
 ({progress.best_accuracy:.4f}).
 
-**Results** on {evaluation.count} patches of {len(evaluation.groups)} groups not trained on:
+**Results** on {evaluation.count} patches of {len(evaluation.groups)} groups not trained on\
+{_describe_judging(task)}:
 
 | figure | value |
 |---|---|
@@ -143,6 +155,14 @@ Recall: {recalls}.
 {recipe.model_dump_json(indent=1)}
 ```
 """
+
+
+def _colors(recipe: Recipe, method: Method) -> tuple[str, ...]:
+    """Take the colours of the recipe, which are those of labels, or choose them."""
+    if recipe.classes.colors and method.judged_by == "logits":
+        return recipe.classes.colors
+    chosen = dict(zip(method.output_order(), class_colors(method.classes), strict=True))
+    return tuple(chosen[output] for output in range(method.classes))
 
 
 def _is_servable(recipe: Recipe) -> bool:
@@ -168,8 +188,32 @@ def _statistics(recipe: Recipe, normalisation: Normalisation | None) -> _Statist
     return _Statistics(views.mean, views.std)
 
 
+def _describe_outputs(task: Task) -> str:
+    if task.method.judged_by == "logits":
+        return f"Classes: {', '.join(task.source.classes)}."
+    return (
+        f"Trained without labels. The outputs are {task.method.classes} clusters, most of them "
+        "empty, which stand for no class; the features are what it was trained for."
+    )
+
+
+def _describe_judging(task: Task) -> str:
+    if task.method.judged_by == "logits":
+        return ""
+    classes = ", ".join(task.source.classes)
+    return (
+        f", told apart ({classes}) by the class of the labelled training patch with the nearest "
+        "features, by cosine; confidences are not calibrated"
+    )
+
+
 def _describe_loss(recipe: Recipe) -> str:
     method = recipe.method
+    if isinstance(method, SiameseConfig):
+        return (
+            f"{1 - method.alpha:g} times the distance of two views and {method.alpha:g} times the "
+            "mean cosine of cluster centroids"
+        )
     if not isinstance(method, ClassMConfig):
         return f"that of the method {method.method}"
     parts = ["cross-entropy"]

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+PLAIN = ("loss", "pseudo", "clusters", "feature")
+"""Beginnings of names that are logged as they are; all others are losses."""
+
+
 class EpochLog:
     """Averages what the steps of an epoch report."""
 
@@ -41,8 +45,7 @@ class EpochLog:
         for name, value in parts.items():
             if name == "total":
                 continue
-            known = name.startswith(("loss", "pseudo"))
-            self._sums[name if known else f"loss_{name}"] += value
+            self._sums[name if name.startswith(PLAIN) else f"loss_{name}"] += value
         loss = float(total.detach())
         if not math.isfinite(loss):
             raise TrainingError(

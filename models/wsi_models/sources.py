@@ -1,11 +1,11 @@
-"""Labelled patches by index -> batches on a device, and predictions for them.
+"""Labelled patches by index -> batches on a device, and what a model makes of them.
 
 What the loop and the evaluation ask of data, whoever offers it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
@@ -69,6 +69,13 @@ class Predictor(Protocol):
         """Compute logits, shape (B, C), without gradient."""
 
 
+class Embedder(Protocol):
+    """What describes patches: a method, or a trained model."""
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Compute features, shape (B, F), without gradient."""
+
+
 def fetch_ahead(source: PatchSource, batches: Sequence[Indices]) -> Iterator[Batch]:
     """Yield the batches of the given patches, reading the next while one is used."""
     with ThreadPoolExecutor(1) as reader:
@@ -103,17 +110,43 @@ def predict_logits(
     Tensor of shape (n, C), float32
         Logits in the order of ``indices``, on the CPU; the same in every process.
     """
+    if len(indices) == 0:
+        return torch.empty((0, model.classes))
+    return _shared(fabric, model.predict, source, indices, batch_size)
+
+
+def predict_features(
+    fabric: Fabric, model: Embedder, source: PatchSource, indices: Indices, batch_size: int
+) -> Tensor:
+    """Describe at least one patch, shared among all processes, as :func:`predict_logits` does.
+
+    Returns
+    -------
+    Tensor of shape (n, F), float32
+        Features in the order of ``indices``, on the CPU; the same in every process.
+    """
+    return _shared(fabric, model.embed, source, indices, batch_size)
+
+
+def _shared(
+    fabric: Fabric,
+    compute: Callable[[Batch], Tensor],
+    source: PatchSource,
+    indices: Indices,
+    batch_size: int,
+) -> Tensor:
+    """Compute a row for each patch, each process its share of them."""
     share = np.resize(indices, -(-len(indices) // fabric.world_size) * fabric.world_size)
     mine = share[fabric.global_rank :: fabric.world_size]
-    parts = [torch.empty((0, model.classes))]
+    parts = []
     batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
     for batch in fetch_ahead(source, batches):
         with fabric.autocast():
-            logits = model.predict(batch.to(fabric.device))
-        parts.append(logits.float().cpu())
+            rows = compute(batch.to(fabric.device))
+        parts.append(rows.float().cpu())
     found = torch.cat(parts)
     if fabric.world_size > 1:
         gathered = fabric.all_gather(found)
         assert isinstance(gathered, Tensor)
-        found = gathered.transpose(0, 1).reshape(-1, model.classes).cpu()
+        found = gathered.transpose(0, 1).reshape(-1, found.shape[1]).cpu()
     return found[: len(indices)]

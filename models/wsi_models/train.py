@@ -22,11 +22,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from wsi_models.checkpoint import load_checkpoint, save_checkpoint
 from wsi_models.errors import TrainingError
+from wsi_models.judging import class_logits, thin_out
 from wsi_models.methods.base import UNKNOWN, Batch, Method
 from wsi_models.metrics import balanced_accuracy
 from wsi_models.records import EpochLog, write_history
 from wsi_models.samplers import BalancedBatches, Drawing, PermutedBatches
-from wsi_models.sources import PatchSource, fetch_ahead, predict_logits
+from wsi_models.sources import PatchSource, fetch_ahead
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 LAST_FILE = "last.ckpt"
 BEST_FILE = "best.ckpt"
+
+REFERENCES = 20_000
+"""Labelled training patches at most that features are compared with after an epoch."""
 
 
 class TrainConfig(BaseModel):
@@ -156,10 +160,12 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
             method.after_step()
             log.add(total, parts, pseudo, truth)
         method.after_epoch(epoch)
-        row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **log.means(fabric)}
+        means = log.means(fabric)
+        method.inspect(means)
+        row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **means}
         row |= _validate(task, fabric)
         _advance(scheduler, row["validation_loss"])
-        row["best"] = row["validation_balanced_accuracy"] > progress.best_accuracy
+        row["best"] = _is_better(row, progress)
         progress.history.append({**row, "seconds": round(time.perf_counter() - begin, 2)})
         progress.epoch = epoch
         if row["best"]:
@@ -214,7 +220,7 @@ def check(task: Task, *, resume: bool) -> None:
         )
 
 
-def _samplers(task: Task, fabric: Fabric) -> tuple[BalancedBatches, PermutedBatches | None]:
+def _samplers(task: Task, fabric: Fabric) -> tuple[BalancedBatches | None, PermutedBatches | None]:
     method, source, split = task.method, task.source, task.split
     drawing = Drawing(
         seed=task.config.seed,
@@ -222,6 +228,9 @@ def _samplers(task: Task, fabric: Fabric) -> tuple[BalancedBatches, PermutedBatc
         rank=fabric.global_rank,
         ranks=fabric.world_size,
     )
+    if method.labelled_per_step == 0:
+        training = np.sort(np.concatenate([split.labelled, split.unlabelled]))
+        return None, PermutedBatches(training, method.unlabelled_per_step, drawing)
     labelled = BalancedBatches(source.label, split.labelled, method.labelled_per_step, drawing)
     if method.unlabelled_per_step == 0:
         return labelled, None
@@ -229,11 +238,13 @@ def _samplers(task: Task, fabric: Fabric) -> tuple[BalancedBatches, PermutedBatc
 
 
 def _draw(
-    task: Task, labelled: BalancedBatches, unlabelled: PermutedBatches | None, epoch: int
+    task: Task, labelled: BalancedBatches | None, unlabelled: PermutedBatches | None, epoch: int
 ) -> Iterator[tuple[Batch, Batch | None, Tensor | None]]:
     """Yield labelled and unlabelled batches, the latter without labels, and what these were."""
     iterations = task.config.iterations
-    known = labelled.epoch(epoch, iterations)
+    known = np.empty((iterations, 0), dtype=np.int64)
+    if labelled is not None:
+        known = labelled.epoch(epoch, iterations)
     if unlabelled is None:
         for batch in fetch_ahead(task.source, list(known)):
             yield batch, None, None
@@ -268,6 +279,16 @@ def _seed_epoch(fabric: Fabric, seed: int, epoch: int) -> torch.Generator:
     return torch.Generator(fabric.device).manual_seed(views)
 
 
+def _is_better(row: dict[str, Any], progress: Progress) -> bool:
+    """Whether an epoch beats the best so far; of equal accuracies the lower loss wins."""
+    accuracy = row["validation_balanced_accuracy"]
+    if accuracy != progress.best_accuracy:
+        return bool(accuracy > progress.best_accuracy)
+    return bool(
+        row["validation_loss"] < progress.history[progress.best_epoch - 1]["validation_loss"]
+    )
+
+
 def _validate(task: Task, fabric: Fabric) -> dict[str, float]:
     """Judge the evaluated network on the validation patches."""
     indices = task.split.validation
@@ -275,7 +296,9 @@ def _validate(task: Task, fabric: Fabric) -> dict[str, float]:
         # batch normalisation keeps statistics per process; those of the first are saved
         for buffer in task.method.buffers():
             torch.distributed.broadcast(buffer, 0)
-    logits = predict_logits(fabric, task.method, task.source, indices, task.config.evaluation_batch)
+    reference = thin_out(task.split.labelled, REFERENCES, task.config.seed)
+    parts = (reference, indices)
+    logits = class_logits(fabric, task.method, task.source, parts, task.config.evaluation_batch)
     label = torch.from_numpy(task.source.label[indices])
     predicted = logits.argmax(dim=1)
     return {

@@ -42,6 +42,12 @@ class MethodContract:
             torch.manual_seed(seed)
             return build_method(self.config, CLASSES, NORMALISATION)
 
+    def labelled(self, method: Method) -> Batch:
+        """Make the labelled batch that a method asks for, which may be empty."""
+        batch = tiny_batch(CLASSES, PER_CLASS)
+        count = method.labelled_per_step
+        return Batch(batch.rgb[:count], batch.unmix[:count], batch.label[:count])
+
     def unlabelled(self, method: Method) -> Batch | None:
         """Make the unlabelled batch that a method asks for."""
         count = method.unlabelled_per_step
@@ -52,7 +58,7 @@ class MethodContract:
 
     def step(self, method: Method, optimizer: Optimizer, generator: torch.Generator) -> Losses:
         """Take one step of training."""
-        losses = method(tiny_batch(CLASSES, PER_CLASS), self.unlabelled(method), 16.0, generator)
+        losses = method(self.labelled(method), self.unlabelled(method), 16.0, generator)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
@@ -75,9 +81,7 @@ class MethodContract:
         method = self.build()
         optimizer = method.optimizer()
         optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        losses = method(
-            tiny_batch(CLASSES, PER_CLASS), self.unlabelled(method), 16.0, _generator(0)
-        )
+        losses = method(self.labelled(method), self.unlabelled(method), 16.0, _generator(0))
         losses.total.backward()
         for name, parameter in method.named_parameters():
             if id(parameter) in optimised:
@@ -124,14 +128,16 @@ class MethodContract:
         method, batch = self.build(), tiny_batch(CLASSES, PER_CLASS, seed=3)
         self.step(method, method.optimizer(), _generator(0))
         before = _weights(method)
-        whole = method.predict(batch)
-        assert whole.shape == (len(batch), CLASSES)
+        whole, features = method.predict(batch), method.embed(batch)
+        assert whole.shape == (len(batch), method.classes)
         assert not whole.requires_grad
         assert torch.equal(whole, method.predict(without_labels(batch)))
         one = Batch(batch.rgb[:1], batch.unmix[:1], batch.label[:1])
         torch.testing.assert_close(method.predict(one), whole[:1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(method.embed(one), features[:1], rtol=1e-4, atol=1e-5)
+        assert not features.requires_grad
         none = Batch(batch.rgb[:0], batch.unmix[:0], batch.label[:0])
-        assert method.predict(none).shape == (0, CLASSES)
+        assert method.predict(none).shape == (0, method.classes)
         after = _weights(method)
         assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -144,12 +150,8 @@ class MethodContract:
         results = []
         for label in (-1, 0, 99):
             twin = copy.deepcopy(method)
-            losses = twin(
-                tiny_batch(CLASSES, PER_CLASS),
-                without_labels(unlabelled, label),
-                16.0,
-                _generator(0),
-            )
+            given = without_labels(unlabelled, label)
+            losses = twin(self.labelled(method), given, 16.0, _generator(0))
             losses.total.backward()
             results.append([losses.total, *(p.grad for p in _optimised(twin))])
         for result in results[1:]:
@@ -157,12 +159,11 @@ class MethodContract:
 
     def test_draws_from_its_generator_only(self) -> None:
         """The same seed gives the same step, another seed another; global generators rest."""
-        batch = tiny_batch(CLASSES, PER_CLASS)
         before = _global_generators()
         totals = []
         for seed in (0, 0, 1):
             method = self.build()
-            losses = method(batch, self.unlabelled(method), 16.0, _generator(seed))
+            losses = method(self.labelled(method), self.unlabelled(method), 16.0, _generator(seed))
             totals.append(float(losses.total.detach()))
         assert totals[0] == totals[1] != totals[2]
         assert before == _global_generators()
@@ -182,15 +183,18 @@ class MethodContract:
     def test_refuses_batches_of_another_size(self) -> None:
         """A missing or short batch is an error that names the sizes."""
         method, batch = self.build(), tiny_batch(CLASSES, 1)
-        with pytest.raises(ValueError, match="a step takes 6 labelled"):
+        sizes = f"a step takes {method.labelled_per_step} labelled"
+        with pytest.raises(ValueError, match=sizes):
             method(batch, self.unlabelled(method), 1.0, _generator(0))
         other = None if method.unlabelled_per_step else tiny_batch(CLASSES, 1)
-        with pytest.raises(ValueError, match="a step takes 6 labelled"):
-            method(tiny_batch(CLASSES, PER_CLASS), other, 1.0, _generator(0))
+        with pytest.raises(ValueError, match=sizes):
+            method(self.labelled(method), other, 1.0, _generator(0))
 
     def test_refuses_labelled_patches_without_label(self) -> None:
         """A labelled patch has a class."""
         method = self.build()
+        if method.labelled_per_step == 0:
+            return
         batch = without_labels(tiny_batch(CLASSES, PER_CLASS))
         with pytest.raises(ValueError, match="labels of labelled patches go from -1"):
             method(batch, self.unlabelled(method), 1.0, _generator(0))

@@ -11,11 +11,14 @@ import click
 from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
 from wsi_pipeline.cli.evaluate import evaluate
+from wsi_pipeline.cli.features import features
 from wsi_pipeline.cli.heatmap import heatmap
 from wsi_pipeline.cli.info import info
 from wsi_pipeline.cli.ingest import ingest
+from wsi_pipeline.cli.mil import mil
 from wsi_pipeline.cli.predict import predict
 from wsi_pipeline.cli.preprocess import preprocess
+from wsi_pipeline.cli.report import report
 from wsi_pipeline.cli.run import run
 from wsi_pipeline.cli.train import train
 
@@ -38,5 +41,19 @@ def main() -> None:
     """
 
 
-for _command in (info, preprocess, predict, heatmap, run, ingest, train, evaluate, config, demo):
+for _command in (
+    info,
+    preprocess,
+    predict,
+    heatmap,
+    run,
+    report,
+    ingest,
+    train,
+    evaluate,
+    features,
+    mil,
+    config,
+    demo,
+):
     main.add_command(_command)

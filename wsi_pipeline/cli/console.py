@@ -92,7 +92,15 @@ def print_report(report: RunReport, out: str) -> None:
     for outcome in report.outcomes:
         if outcome.error is not None:
             click.echo(f"\n{outcome.slide_id} failed: {outcome.error}")
-    click.echo(f"\nReport: {out}/index.html")
+    if report.timing:
+        click.echo(f"\n{_times(report.timing)}")
+    click.echo(f"\nReport: {out.rstrip('/')}/index.html")
+
+
+def _times(timing: dict[str, Any]) -> str:
+    """Say where the time of a run went, stages of less than a tenth of a second left out."""
+    stages = [f"{name} {spent:.1f}" for name, spent in timing["stages"].items() if spent >= 0.1]
+    return f"{timing['wall']:.1f} s ({', '.join(stages)}): {timing['verdict']}."
 
 
 def _row(outcome: SlideOutcome) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from wsi_pipeline.cli.console import explained_errors, print_json, progress_bars
+from wsi_pipeline.cli.console import explained_errors, print_json
+from wsi_pipeline.cli.display import run_display
 from wsi_pipeline.cli.options import output_options
 
 
@@ -35,8 +36,8 @@ def demo(out: Path, size: int, seed: int, as_json: bool, quiet: bool) -> None:
     from wsi_pipeline.cli.models import load_model
     from wsi_pipeline.demo import run_demo
 
-    with explained_errors(), progress_bars(quiet or as_json) as progress:
-        result = run_demo(out, load_model("demo"), size_px=size, seed=seed, progress=progress)
+    with explained_errors(), run_display(quiet or as_json) as monitor:
+        result = run_demo(out, load_model("demo"), size_px=size, seed=seed, monitor=monitor)
     if as_json:
         print_json(result.to_dict())
         return

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     help="Which part of --split.",
 )
 @click.option(
+    "--neighbours",
+    is_flag=True,
+    help="Judge features instead of outputs: the class of the nearest labelled patch in the "
+    "training part of --split.",
+)
+@click.option(
     "--map",
     "labels",
     multiple=True,
@@ -51,6 +57,8 @@ def evaluate(model: Path, out: Path, as_json: bool, **values: Any) -> None:
         wsi-pipeline evaluate runs/first/bundle --data other-hospital/ --out evaluation
         wsi-pipeline evaluate runs/first --data tiles.zarr --split runs/first/split.json \\
             --out evaluation
+        wsi-pipeline evaluate runs/clusiam/bundle --data tiles.zarr --neighbours \\
+            --split runs/clusiam/split.json --out evaluation
 
     Without --split every labelled patch counts: give tissue that the model was not trained on.
     """
@@ -68,21 +76,30 @@ def evaluate(model: Path, out: Path, as_json: bool, **values: Any) -> None:
 
 
 def _run(folder: Path, out: Path, values: dict[str, Any]) -> tuple[Evaluation, dict[str, Path]]:
-    from wsi_models.experiment import evaluate_model, launch
+    from wsi_models.experiment import evaluate_features, evaluate_model, launch
     from wsi_models.predictor import load_predictor
     from wsi_models.splits import read_part
 
     from wsi_pipeline.cli.training import load_data
 
+    split_file, neighbours = values["split_file"], values["neighbours"]
+    if neighbours and split_file is None:
+        raise click.UsageError("--neighbours needs --split, whose training part is compared with")
     model = load_predictor(folder)
     labels = {**model.labels, **dict(_pair(text) for text in values["labels"])}
-    source = load_data(values["data"], model.class_names, labels, values["memory_gib"])
-    indices = None
-    if values["split_file"] is not None:
-        indices = read_part(values["split_file"], source.label, source.group, values["part"])
+    # neighbours tell all classes apart that the stores have, not those of the model
+    classes = () if neighbours or model.judged_by == "neighbours" else model.class_names
+    source = load_data(values["data"], classes, labels, values["memory_gib"])
     fabric = launch(values["device"])
     title = f"{folder.name} on {', '.join(path.name for path in values['data'])}"
-    return evaluate_model(model, source, out, fabric, indices=indices, title=title)
+    if split_file is None:
+        return evaluate_model(model, source, out, fabric, title=title)
+    indices = read_part(split_file, source.label, source.group, values["part"])
+    if not neighbours:
+        return evaluate_model(model, source, out, fabric, indices=indices, title=title)
+    known = read_part(split_file, source.label, source.group, "train")
+    parts, title = (known, indices), f"{title}, by nearest neighbours"
+    return evaluate_features(model, source, out, fabric, parts=parts, title=title)
 
 
 def _pair(text: str) -> tuple[str, str]:

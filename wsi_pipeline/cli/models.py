@@ -33,6 +33,21 @@ def load_model(name: str) -> TrainedModel:
     ConfigError
         If there is no such bundle, or it cannot be loaded.
     """
+    return _load(name, encoder=False)
+
+
+def load_encoder(name: str) -> TrainedModel:
+    """Load the encoder of a bundle; see :func:`load_model`.
+
+    Returns
+    -------
+    TrainedModel
+        Its module maps patches to (B, F) features.
+    """
+    return _load(name, encoder=True)
+
+
+def _load(name: str, *, encoder: bool) -> TrainedModel:
     from wsi_models.bundle import BundleError, available_bundles, bundle_path, load_bundle
 
     from wsi_pipeline.pipeline import TrainedModel
@@ -47,7 +62,7 @@ def load_model(name: str) -> TrainedModel:
     except BundleError as error:
         raise ConfigError(str(error)) from error
     return TrainedModel(
-        module=bundle.classifier(),
+        module=bundle.extractor() if encoder else bundle.classifier(),
         spec=model_spec(bundle.config),
         fingerprint=bundle.fingerprint,
         trained_on=bundle.config.training.data,

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
 import click
 
@@ -109,10 +109,14 @@ def is_flag(field: FieldInfo) -> bool:
 
 
 def _value_type(field: FieldInfo) -> type:
-    """Return the type of a field without its ``None``, or that of the container it is."""
+    """Return the type of a field without its ``None``, or that of the container it is.
+
+    A number or a word, such as ``auto``, is text here; the configuration tells them apart.
+    """
     annotation = field.annotation
-    if isinstance(annotation, types.UnionType):
-        annotation = next(part for part in get_args(annotation) if part is not types.NoneType)
+    if get_origin(annotation) in (types.UnionType, Union):
+        parts = [part for part in get_args(annotation) if part is not types.NoneType]
+        annotation = parts[0] if len(parts) == 1 else str
     found = get_origin(annotation) or annotation
     assert isinstance(found, type)
     return found
@@ -137,37 +141,6 @@ def _click_type(kind: type, field: FieldInfo) -> click.ParamType[Any] | type:
 def input_argument(command: Command) -> Command:
     """Give a command its slides."""
     return click.argument("inputs", nargs=-1, required=True, metavar="SLIDE...")(command)
-
-
-def run_options(command: Command) -> Command:
-    """Give a command what every run over slides takes."""
-    decorators = [
-        click.option(
-            "--out",
-            required=True,
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Folder for the results; one folder per slide is made in it.",
-        ),
-        click.option(
-            "--roi",
-            type=click.Path(exists=True, path_type=Path),
-            help="Annotation file whose areas bound the tiles, or a folder of <slide_id>.geojson, "
-            ".json or .xml.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            default=None,
-            help="Threads that read and unmix.  [default: the processor's cores]",
-        ),
-        click.option(
-            "--overwrite", is_flag=True, help="Replace patch stores made with other options."
-        ),
-        *_output_options(),
-    ]
-    for decorate in reversed(decorators):
-        command = decorate(command)
-    return command
 
 
 def label_options(command: Command) -> Command:

@@ -7,7 +7,7 @@ a class. Coordinates are level-0 px; no image is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,11 @@ def write_geojson(path: Path, predictions: Predictions, *, merge: bool = False) 
     Objects carry ``objectType`` (``tile`` or ``annotation``) and ``classification`` (name and
     colour); tiles also carry ``measurements``, one probability per class and the entropy.
     """
-    features = _regions(predictions) if merge else _tiles(predictions)
+    write_collection(path, _regions(predictions) if merge else _tiles(predictions))
+
+
+def write_collection(path: Path, features: Iterable[dict[str, Any]]) -> None:
+    """Write GeoJSON features as a collection, one at a time; an older file is replaced."""
     with replace_atomically(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = "\n"
@@ -60,17 +64,22 @@ def _tiles(predictions: Predictions) -> Iterator[dict[str, Any]]:
     columns = np.column_stack([predictions.prob, predictions.entropy]).astype(np.float64)
     boxes, labels = _boxes(predictions), predictions.label
     for box, label, numbers in zip(boxes, labels, columns.round(PROB_DECIMALS), strict=True):
-        x0, y0, x1, y1 = box.tolist()
-        ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
-        yield {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [ring]},
-            "properties": {
-                "objectType": "tile",
-                "classification": classes[label],
-                "measurements": dict(zip(measured, numbers.tolist(), strict=True)),
-            },
+        properties = {
+            "classification": classes[label],
+            "measurements": dict(zip(measured, numbers.tolist(), strict=True)),
         }
+        yield tile_feature(box.tolist(), properties)
+
+
+def tile_feature(box: Sequence[int], properties: dict[str, Any]) -> dict[str, Any]:
+    """Describe a tile, given x0, y0, x1, y1 in level-0 px, as a tile object of QuPath."""
+    x0, y0, x1, y1 = box
+    ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": "tile", **properties},
+    }
 
 
 def _regions(predictions: Predictions) -> Iterator[dict[str, Any]]:
@@ -91,12 +100,16 @@ def _regions(predictions: Predictions) -> Iterator[dict[str, Any]]:
 
 
 def _boxes(predictions: Predictions) -> NDArray[np.int64]:
+    return tile_boxes(predictions.rc, predictions.extent, predictions.pitch)
+
+
+def tile_boxes(rc: NDArray[np.int32], extent: float, pitch: float) -> NDArray[np.int64]:
     """Return x0, y0, x1, y1 of every tile in whole level-0 px, shape (N, 4).
 
     Corners come from the lattice, so that tiles which touch share their edge after rounding too.
     """
-    origin = predictions.rc[:, ::-1] * predictions.pitch
-    corners = np.concatenate([origin, origin + predictions.extent], axis=1)
+    origin = rc[:, ::-1] * pitch
+    corners = np.concatenate([origin, origin + extent], axis=1)
     # the first rounding takes away what floating point adds to equal corners
     return np.asarray(np.rint(corners.round(6)), dtype=np.int64)
 

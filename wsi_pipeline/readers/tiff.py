@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,10 @@ class TiffReader(Reader):
         height, width = pixels.shape[:2]
         tile_width, tile_height = self._levels[level].tile_wh
         (x, y), right, bottom = xy, xy[0] + width, xy[1] + height
+        if (width, height) == (tile_width, tile_height) and not (x % width or y % height):
+            # one whole tile: no neighbour will ask for it again, so it displaces no other
+            self._decode_into((level, x // width, y // height), pixels)
+            return
         # right to left: threads that read neighbouring patches in reading order then begin with
         # tiles of their own, and find the shared ones on their left already decoded
         for column in reversed(range(x // tile_width, -(-right // tile_width))):
@@ -91,8 +96,20 @@ class TiffReader(Reader):
 
     def _decode(self, key: TileKey) -> NDArray[np.uint8] | None:
         level, column, row = key
-        try:
+        with self._naming(key):
             return self._levels[level].decode(column, row, self._read_at)
+
+    def _decode_into(self, key: TileKey, pixels: NDArray[np.uint8]) -> None:
+        level, column, row = key
+        with self._naming(key):
+            self._levels[level].decode_into(column, row, self._read_at, pixels)
+
+    @contextmanager
+    def _naming(self, key: TileKey) -> Iterator[None]:
+        """Name the tile that cannot be decoded."""
+        level, column, row = key
+        try:
+            yield
         except _UNDECODABLE as error:
             raise SlideReadError(
                 f"{self.path} has a damaged tile at level {level}, column {column}, row {row} "

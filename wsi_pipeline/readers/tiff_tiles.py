@@ -10,12 +10,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from tifffile.tifffile import jpeg_decode_colorspace
 
 from wsi_pipeline.errors import UnsupportedSlideError
 from wsi_pipeline.readers.base import NotBrightfieldError, composite_on_white
@@ -59,6 +62,8 @@ class TiledPage:
         Place of each tile in the file, row-major, plane by plane; a count of 0 is a missing tile.
     decoder : callable
         Decodes the bytes of the tile with a given index.
+    jpeg : callable or None
+        Decodes the bytes of a JPEG tile of RGB into the array given as ``out``.
     tables : bytes or None
         JPEG tables common to the tiles.
     premultiplied : bool
@@ -71,6 +76,7 @@ class TiledPage:
     offsets: tuple[int, ...]
     byte_counts: tuple[int, ...]
     decoder: Callable[..., Any]
+    jpeg: Callable[..., Any] | None
     tables: bytes | None
     premultiplied: bool
 
@@ -109,6 +115,31 @@ class TiledPage:
             return None
         tile = present[0] if len(present) == 1 else np.concatenate(present, axis=-1)
         return tile if tile.shape[-1] == 3 else self._flatten(tile)
+
+    def decode_into(
+        self,
+        column: int,
+        row: int,
+        read_at: Callable[[int, int], bytes],
+        pixels: NDArray[np.uint8],
+    ) -> None:
+        """Decode a whole tile to where it is wanted.
+
+        Parameters
+        ----------
+        column, row, read_at
+            As :meth:`decode` takes them.
+        pixels : ndarray of the shape of a tile, uint8
+            Receives RGB; left as it is where the tile is missing.
+        """
+        index = row * self.grid_wh[0] + column
+        count = self.byte_counts[index]
+        if self.jpeg is not None and pixels.flags.c_contiguous and count:
+            self.jpeg(read_at(self.offsets[index], count), out=pixels)
+            return
+        tile = self.decode(column, row, read_at)
+        if tile is not None:
+            pixels[...] = tile[: len(pixels), : pixels.shape[1]]
 
     def _decode_segment(
         self, index: int, read_at: Callable[[int, int], bytes]
@@ -258,12 +289,29 @@ def tiled_page(page: tifffile.TiffPage) -> TiledPage:
         offsets=tuple(page.dataoffsets),
         byte_counts=tuple(page.databytecounts),
         decoder=page.decode,
+        jpeg=_jpeg_decoder(page),
         tables=page.jpegtables,
         premultiplied=page.extrasamples == (tifffile.EXTRASAMPLE.ASSOCALPHA,),
     )
     _require_small_tiles(tiles)
     _require_all_tiles_listed(tiles)
     return tiles
+
+
+def _jpeg_decoder(page: tifffile.TiffPage) -> Callable[..., Any] | None:
+    """Return what decodes whole tiles of JPEG without a copy; None for other pages."""
+    is_interleaved = page.planarconfig == tifffile.PLANARCONFIG.CONTIG
+    if page.compression != tifffile.COMPRESSION.JPEG or not is_interleaved or not page.is_tiled:
+        return None
+    colorspace, outcolorspace = jpeg_decode_colorspace(
+        page.photometric, page.planarconfig, page.extrasamples, page.is_jfif
+    )
+    return partial(
+        imagecodecs.jpeg8_decode,
+        tables=page.jpegtables,
+        colorspace=colorspace,
+        outcolorspace=outcolorspace,
+    )
 
 
 def _not_colour(page: tifffile.TiffPage) -> str:

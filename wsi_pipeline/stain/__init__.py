@@ -6,7 +6,9 @@ estimate says how far it may be trusted and why.
 
 from wsi_pipeline.stain.estimate import estimate_stain_matrix
 from wsi_pipeline.stain.gate import gate_pixels
+from wsi_pipeline.stain.kernel import unpack_counts
 from wsi_pipeline.stain.separate import (
+    HeEncoder,
     decode_he,
     encode_he,
     encode_he_float16,
@@ -18,6 +20,7 @@ from wsi_pipeline.stain.separate import (
 )
 
 __all__ = [
+    "HeEncoder",
     "decode_he",
     "encode_he",
     "encode_he_float16",
@@ -28,4 +31,5 @@ __all__ = [
     "optical_density",
     "unmix",
     "unmixing_matrix",
+    "unpack_counts",
 ]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.config import StainConfig
 from wsi_pipeline.errors import StainEstimationError
-from wsi_pipeline.stain.gate import check_pixels, gate_pixels
-from wsi_pipeline.stain.separate import fixed_stain_matrix, optical_density
+from wsi_pipeline.stain.gate import check_pixels, gate_planes
+from wsi_pipeline.stain.separate import density_planes, fixed_stain_matrix
 from wsi_pipeline.types import StainEstimate, StainMatrix, StainVerdict
 
 BETA = 0.15
@@ -160,33 +160,39 @@ def _no_solution(absorbing_share: float = 0.0, artefact_share: float = 0.0) -> _
 
 def _solve(pixels: NDArray[np.uint8]) -> _Solution:
     """Fit stain vectors and maxima to the gated pixels, whatever they are worth."""
-    gate = gate_pixels(pixels)
-    all_od = optical_density(pixels)
-    absorbing = np.einsum("ij,ij->i", all_od, all_od) >= BETA**2
+    rgb = np.ascontiguousarray(pixels.T)
+    all_od = density_planes(rgb)
+    gate = gate_planes(rgb, all_od)
+    absorbing = _squared_length(all_od) >= BETA**2
     absorbing_share = absorbing.sum() / max(1, len(pixels))
     artefact_share = (absorbing & ~gate).sum() / max(1, absorbing.sum())
-    od = all_od[gate]
-    if len(od) == 0:
+    od = all_od[:, gate]
+    if od.shape[1] == 0:
         return _no_solution(absorbing_share, artefact_share)
-    mean = od.mean(axis=0)
+    mean = od.mean(axis=1)
     plane = _stain_plane(od, mean)
-    in_plane = od @ plane.T
-    stained = in_plane[np.einsum("ij,ij->i", in_plane, in_plane) >= BETA**2]
-    if len(stained) == 0:
+    in_plane = plane @ od
+    stained = in_plane[:, _squared_length(in_plane) >= BETA**2]
+    count = stained.shape[1]
+    if count == 0:
         return _no_solution(absorbing_share, artefact_share)
-    theta = _extreme_angles(np.arctan2(stained[:, 1], stained[:, 0]))
+    theta = _extreme_angles(np.arctan2(stained[1], stained[0]))
     vectors = np.stack([np.cos(theta), np.sin(theta)], axis=1) @ plane
     return _Solution(
-        pixel_count=len(stained),
+        pixel_count=count,
         absorbing_share=absorbing_share,
         artefact_share=artefact_share,
-        stained_share=len(stained) / len(od),
+        stained_share=count / od.shape[1],
         mean_od=mean,
         plane=plane,
         theta_deg=(float(np.degrees(theta[0])), float(np.degrees(theta[1]))),
         vectors=vectors,
-        max_concentration=_maxima(od @ np.linalg.pinv(vectors)),
+        max_concentration=_maxima(np.linalg.pinv(vectors).T @ od),
     )
+
+
+def _squared_length(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("ij,ij->j", columns, columns))
 
 
 def _stain_plane(od: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -195,7 +201,7 @@ def _stain_plane(od: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[
     Hematoxylin absorbs relatively more red, so a second axis that points away from red puts it at
     negative angles.
     """
-    covariance = od.T @ od / len(od) - np.outer(mean, mean)
+    covariance = od @ od.T / od.shape[1] - np.outer(mean, mean)
     _, columns = np.linalg.eigh(covariance)
     first, second = columns[:, 2], columns[:, 1]
     return np.stack(
@@ -211,10 +217,10 @@ def _extreme_angles(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _maxima(concentrations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """99th percentile per column of the values of at least beta; 0 where there is none."""
+    """99th percentile per row of the values of at least beta; 0 where there is none."""
     maxima = np.zeros(2)
-    for stain in range(2):
-        values = concentrations[concentrations[:, stain] >= BETA, stain]
+    for stain, all_values in enumerate(concentrations):
+        values = all_values[all_values >= BETA]
         if len(values):
             rank = int((1 - TAIL) * len(values))
             maxima[stain] = np.partition(values, rank)[rank]

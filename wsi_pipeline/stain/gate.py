@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.stain.separate import optical_density
+from wsi_pipeline.stain.separate import density_planes
 
 _BLACK = 25
 _CLIPPED = 5
@@ -40,13 +40,20 @@ def gate_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     shape, which is the tissue mask's task. Glass passes: it is no artefact and has no direction.
     """
     check_pixels(pixels)
-    brightest, darkest = pixels.max(axis=1), pixels.min(axis=1)
+    planes = np.ascontiguousarray(pixels.T)
+    return gate_planes(planes, density_planes(planes))
+
+
+def gate_planes(rgb: NDArray[np.uint8], od: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Do what :func:`gate_pixels` does with pixels (3, N) and their optical density (3, N)."""
+    red, green, blue = rgb
+    brightest = np.maximum(np.maximum(red, green), blue)
+    darkest = np.minimum(np.minimum(red, green), blue)
     black = brightest < _BLACK
     black_ink = (brightest < _GREY_LEVEL) & (brightest - darkest < _GREY_CHROMA)
-    clipped = (pixels < _CLIPPED).sum(axis=1) >= 2
-    gate = ~(black | black_ink | clipped)
-    gate[gate] = ~_is_coloured_ink(pixels[gate])
-    return np.asarray(gate)
+    no_red, no_green, no_blue = red < _CLIPPED, green < _CLIPPED, blue < _CLIPPED
+    clipped = (no_red & no_green) | (no_red & no_blue) | (no_green & no_blue)
+    return np.asarray(~(black | black_ink | clipped | _is_coloured_ink(od)))
 
 
 def check_pixels(pixels: NDArray[np.uint8]) -> None:
@@ -55,8 +62,8 @@ def check_pixels(pixels: NDArray[np.uint8]) -> None:
         raise ValueError(f"pixels must be (N, 3) uint8, got {pixels.shape} {pixels.dtype}")
 
 
-def _is_coloured_ink(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    red, green, blue = optical_density(pixels).T
+def _is_coloured_ink(od: NDArray[np.float64]) -> NDArray[np.bool_]:
+    red, green, blue = od
     total = red + green + blue
     green_ink = (green < 0.30 * total) & (red > blue)
     blue_ink = (blue < 0.13 * total) & (red > green + 0.03 * total)

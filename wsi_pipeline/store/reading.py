@@ -25,6 +25,7 @@ from wsi_pipeline.store.schema import (
     parse_stain,
     parse_stains,
     shard_file_name,
+    shard_layout,
 )
 from wsi_pipeline.types import SlideInfo, StainEstimate, TileGrid, TissueMask
 
@@ -50,7 +51,8 @@ class PatchStore:
         self.path = path
         self.attributes: dict[str, Any] = dict(group.attrs)
         self._group = group
-        self._he = self._array("he")
+        self._count = int(self._array("he").shape[0])
+        self._layouts = {name: shard_layout(self._array(name)) for name in self._patch_arrays()}
 
     @classmethod
     def open(cls, path: Path) -> PatchStore:
@@ -90,7 +92,7 @@ class PatchStore:
         return PatchStore.open, (self.path,)
 
     def __len__(self) -> int:
-        return int(self._he.shape[0])
+        return self._count
 
     def __repr__(self) -> str:
         return f"<PatchStore {self.path}: {len(self)} patches, {self.patch_px} px, {self.mpp} mpp>"
@@ -237,7 +239,7 @@ class PatchStore:
     @property
     def he_values(self) -> HeValues:
         """How H/E values are stored."""
-        return parse_he_values(self._he.dtype)
+        return parse_he_values(self._layouts["he"].dtype)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -257,12 +259,12 @@ class PatchStore:
     @property
     def shard_patches(self) -> int:
         """Patches in one shard: the unit to stream by."""
-        return int((self._he.shards or self._he.chunks)[0])
+        return self._layouts["he"].shard_patches
 
     @property
     def chunk_patches(self) -> int:
         """Patches compressed together: the least that is decoded for one patch."""
-        return int(self._he.chunks[0])
+        return self._layouts["he"].chunk_patches
 
     def read_he(self, start: int, stop: int) -> NDArray[np.uint8] | NDArray[np.float16]:
         """Read the H/E patches ``start`` to ``stop``.
@@ -284,7 +286,7 @@ class PatchStore:
         StoreError
             If a shard is damaged.
         """
-        return self._read(self._he, "he", start, stop)
+        return self._read("he", start, stop)
 
     def read_rgb(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read the RGB patches ``start`` to ``stop``, shape (stop - start, P, P, 3).
@@ -298,7 +300,7 @@ class PatchStore:
             raise StoreError(
                 f"{self.path} holds no RGB patches; preprocess the slide with --keep-rgb"
             )
-        return self._read(self._array("rgb"), "rgb", start, stop)
+        return self._read("rgb", start, stop)
 
     def verify(self) -> None:
         """Read every byte of every array against its checksum.
@@ -319,9 +321,8 @@ class PatchStore:
             if name not in ("he", "rgb"):
                 self._small(name)
         for name in self._patch_arrays():
-            array = self._array(name)
             for start in range(0, len(self), self.shard_patches):
-                self._read(array, name, start, min(start + self.shard_patches, len(self)))
+                self._read(name, start, min(start + self.shard_patches, len(self)))
 
     def _patch_arrays(self) -> tuple[str, ...]:
         return ("he", "rgb") if self.has_rgb else ("he",)
@@ -347,17 +348,22 @@ class PatchStore:
         except (ValueError, RuntimeError, OSError) as error:
             raise self._damage(name, error) from error
 
-    def _read(self, array: zarr.Array[Any], name: str, start: int, stop: int) -> NDArray[Any]:
+    def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         if not 0 <= start <= stop <= len(self):
             raise ValueError(f"patches {start} to {stop} do not lie in [0, {len(self)}]")
-        if start == stop:
-            return np.empty((0, *array.shape[1:]), dtype=array.dtype)
-        try:
-            return np.asarray(array[start:stop])
-        except (ValueError, RuntimeError, OSError) as error:
-            first, last = start // self.shard_patches, (stop - 1) // self.shard_patches
-            where = f"shard {first}" if first == last else f"one of the shards {first} to {last}"
-            raise self._damage(f"{where} of {name}", error) from error
+        layout = self._layouts[name]
+        patches = np.empty((stop - start, *layout.patch_shape), dtype=layout.dtype)
+        begin = start
+        while begin < stop:
+            index, within = divmod(begin, layout.shard_patches)
+            end = min(stop, begin - within + layout.shard_patches)
+            file = self.path / name / shard_file_name(index)
+            try:
+                layout.read(file, within, patches[begin - start : end - start])
+            except (ValueError, OSError) as error:
+                raise self._damage(f"shard {index} of {name}", error) from error
+            begin = end
+        return patches
 
     def _damage(self, where: str, error: Exception) -> StoreError:
         return StoreError(

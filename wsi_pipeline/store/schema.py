@@ -19,6 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from wsi_pipeline.config import HeValues, StoreConfig, config_hash
 from wsi_pipeline.errors import StoreNotFoundError, StoreSchemaError
+from wsi_pipeline.store.shards import COMPRESSOR, LEVEL, ShardLayout
 from wsi_pipeline.types import (
     STAIN_CONVENTION,
     SlideInfo,
@@ -222,8 +223,30 @@ def _create_patches(
 
 def _compressors(itemsize: int) -> tuple[BloscCodec, Crc32cCodec]:
     """Chosen by ``benchmarks/store.py``; the checksum comes last, so damage is found first."""
-    blosc = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=itemsize)
+    blosc = BloscCodec(cname=COMPRESSOR, clevel=LEVEL, shuffle="bitshuffle", typesize=itemsize)
     return blosc, Crc32cCodec()
+
+
+def shard_layout(array: zarr.Array[Any]) -> ShardLayout:
+    """Tell how the patches of an array lie in its shards.
+
+    Raises
+    ------
+    StoreSchemaError
+        If they are not stored as the schema says.
+    """
+    compressors = tuple(type(codec) for codec in array.compressors)
+    if array.shards is None or compressors != (BloscCodec, Crc32cCodec):
+        raise StoreSchemaError(
+            f"{array.store_path} is not kept in shards of blosc chunks with a CRC-32C; preprocess "
+            f"the slide again with --overwrite"
+        )
+    return ShardLayout(
+        patch_shape=array.shape[1:],
+        dtype=np.dtype(array.dtype),
+        chunk_patches=array.chunks[0],
+        shard_patches=array.shards[0],
+    )
 
 
 def partial_path(path: Path) -> Path:

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StoreError, StoreExistsError
 from wsi_pipeline.store.reading import PatchStore
-from wsi_pipeline.store.schema import StoreHeader, create_group, partial_path, shard_file_name
+from wsi_pipeline.store.schema import (
+    StoreHeader,
+    create_group,
+    partial_path,
+    shard_file_name,
+    shard_layout,
+)
+from wsi_pipeline.store.shards import write_shard_file
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import StoreConfig
@@ -66,9 +73,9 @@ class StoreWriter:
         self._partial = partial_path(path)
         self._lock = threading.Lock()
         self._done = _read_journal(self._partial)
-        group = zarr.open_group(self._partial, mode="r+", zarr_format=3)
+        group = zarr.open_group(self._partial, mode="r", zarr_format=3)
         names = ("he", "rgb") if config.keep_rgb else ("he",)
-        self._arrays = {name: _patch_array(group, name) for name in names}
+        self._layouts = {name: shard_layout(_patch_array(group, name)) for name in names}
         self._remove_leftovers()
 
     @classmethod
@@ -155,11 +162,48 @@ class StoreWriter:
         """
         patches: dict[str, NDArray[Any]] = {"he": he} if rgb is None else {"he": he, "rgb": rgb}
         self._check(index, patches)
-        shard = self.shards[index]
+        self.write_encoded(index, {name: self.encode(name, patches[name]) for name in patches})
+
+    def encode(self, name: str, patches: NDArray[Any]) -> list[bytes]:
+        """Compress patches for :meth:`write_encoded`; touches no file, and threads scale.
+
+        Parameters
+        ----------
+        name : str
+            Array that they belong to, ``he`` or ``rgb``.
+        patches : ndarray of shape (n, ...)
+            Patches of one shard that begin with a chunk; n is a multiple of ``chunk_patches``
+            unless they are the last of the shard.
+
+        Returns
+        -------
+        list of bytes
+            Their chunks.
+        """
+        return self._layouts[name].encode(np.ascontiguousarray(patches))
+
+    def write_encoded(self, index: int, chunks: dict[str, list[bytes]]) -> None:
+        """Write one shard from its compressed chunks.
+
+        Parameters
+        ----------
+        index : int
+            Number of the shard; it must be pending.
+        chunks : dict of str to list of bytes
+            All chunks of the shard, in order, of every array that holds patches.
+
+        Raises
+        ------
+        ValueError
+            If chunks are missing or the shard is done.
+        StoreError
+            If the disk refuses.
+        """
+        self._check_chunks(index, chunks)
         try:
-            for name, values in patches.items():
-                self._arrays[name][shard.start : shard.stop] = values
-                _flush(self._shard_path(name, index))
+            for name, encoded in chunks.items():
+                path = self._partial / name / shard_file_name(index)
+                write_shard_file(path, encoded, self._layouts[name].index(encoded))
             self._record(index)
         except OSError as error:
             raise StoreError(
@@ -187,19 +231,32 @@ class StoreWriter:
         return PatchStore.open(self.path)
 
     def _check(self, index: int, patches: dict[str, NDArray[Any]]) -> None:
-        if index not in self.pending():
-            raise ValueError(f"shard {index} is not pending; there are {len(self.shards)} shards")
-        if patches.keys() != self._arrays.keys():
-            raise ValueError(f"the store keeps {sorted(self._arrays)}, got {sorted(patches)}")
+        self._check_pending(index, set(patches))
         shard = self.shards[index]
         for name, values in patches.items():
-            array = self._arrays[name]
-            shape = (shard.stop - shard.start, *array.shape[1:])
-            if values.shape != shape or values.dtype != array.dtype:
+            layout = self._layouts[name]
+            shape = (shard.stop - shard.start, *layout.patch_shape)
+            if values.shape != shape or values.dtype != layout.dtype:
                 raise ValueError(
-                    f"{name} of shard {index} must be {shape} {array.dtype}, "
+                    f"{name} of shard {index} must be {shape} {layout.dtype}, "
                     f"got {values.shape} {values.dtype}"
                 )
+
+    def _check_chunks(self, index: int, chunks: dict[str, list[bytes]]) -> None:
+        self._check_pending(index, set(chunks))
+        shard = self.shards[index]
+        for name, encoded in chunks.items():
+            count = -(-(shard.stop - shard.start) // self._layouts[name].chunk_patches)
+            if len(encoded) != count:
+                raise ValueError(
+                    f"{name} of shard {index} takes {count} chunks, got {len(encoded)}"
+                )
+
+    def _check_pending(self, index: int, names: set[str]) -> None:
+        if index not in self.pending():
+            raise ValueError(f"shard {index} is not pending; there are {len(self.shards)} shards")
+        if names != self._layouts.keys():
+            raise ValueError(f"the store keeps {sorted(self._layouts)}, got {sorted(names)}")
 
     def _record(self, index: int) -> None:
         with self._lock:
@@ -209,12 +266,9 @@ class StoreWriter:
                 os.fsync(journal.fileno())
             self._done.add(index)
 
-    def _shard_path(self, name: str, index: int) -> Path:
-        return self._partial / name / shard_file_name(index)
-
     def _remove_leftovers(self) -> None:
-        """Delete what a crash left of pending shards: Zarr would merge new patches into it."""
-        for name in self._arrays:
+        """Delete what a crash left of pending shards."""
+        for name in self._layouts:
             kept = {"zarr.json", *(shard_file_name(index) for index in self._done)}
             for file in (self._partial / name).iterdir():
                 if file.name not in kept:
@@ -278,7 +332,7 @@ def _patch_array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is not an array")
-    return array.with_config({"write_empty_chunks": True})
+    return array
 
 
 def _read_journal(partial: Path) -> set[int]:
@@ -313,12 +367,6 @@ def _agrees(partial: Path, header: StoreHeader, config: StoreConfig) -> bool:
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s cannot be read: %s", partial, error)
         return False
-
-
-def _flush(path: Path) -> None:
-    """Wait until the bytes of a file are on disk."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
 
 
 def _take_place(new: Path, path: Path) -> None:

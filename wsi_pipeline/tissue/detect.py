@@ -129,7 +129,8 @@ def require_brightfield(rgb: NDArray[np.uint8], slide_id: str) -> None:
         If most of the picture is black and what is not black is dim or of one colour, as in
         fluorescence. Black borders around a bright field pass, as does a field of dense tissue.
     """
-    dark = rgb.max(axis=2) < DARK_LEVEL
+    red, green, blue = cv2.split(rgb)
+    dark = cv2.max(cv2.max(red, green), blue) < DARK_LEVEL
     share = float(dark.mean())
     if share < 0.5:
         return

@@ -11,24 +11,39 @@ from pydantic import Field
 
 from wsi_models.methods.base import UNKNOWN, Batch, Losses, Method
 from wsi_models.methods.class_m_method import ClassM, ClassMConfig
+from wsi_models.methods.clusiam import CluByol, CluByolConfig, CluSiam, CluSiamConfig
 from wsi_models.methods.fixmatch import FixMatch, FixMatchConfig
 from wsi_models.methods.mixmatch import MixMatch, MixMatchConfig
+from wsi_models.methods.s5cl import S5CL, S5CLConfig
 from wsi_models.methods.supervised import Supervised, SupervisedConfig
+from wsi_models.methods.tear import Tear, TearConfig
 
 if TYPE_CHECKING:
     from wsi_models.views import Normalisation
 
 MethodConfig = Annotated[
-    ClassMConfig | SupervisedConfig | FixMatchConfig | MixMatchConfig,
+    ClassMConfig
+    | SupervisedConfig
+    | FixMatchConfig
+    | MixMatchConfig
+    | S5CLConfig
+    | TearConfig
+    | CluSiamConfig
+    | CluByolConfig,
     Field(discriminator="method"),
 ]
 """Which method, and all that it can be told."""
 
 __all__ = [
+    "S5CL",
     "UNKNOWN",
     "Batch",
     "ClassM",
     "ClassMConfig",
+    "CluByol",
+    "CluByolConfig",
+    "CluSiam",
+    "CluSiamConfig",
     "FixMatch",
     "FixMatchConfig",
     "Losses",
@@ -36,8 +51,11 @@ __all__ = [
     "MethodConfig",
     "MixMatch",
     "MixMatchConfig",
+    "S5CLConfig",
     "Supervised",
     "SupervisedConfig",
+    "Tear",
+    "TearConfig",
     "build_method",
 ]
 
@@ -49,10 +67,10 @@ def build_method(
 
     Parameters
     ----------
-    config : ClassMConfig, SupervisedConfig, FixMatchConfig or MixMatchConfig
+    config : MethodConfig
         The choices.
     classes : int
-        Number C of classes.
+        Number C of classes; methods without labels have a number of clusters instead.
     normalisation : Normalisation or None
         Of the training set, by :func:`wsi_models.views.measure_normalisation`; CLASS-M needs it,
         the methods on RGB have theirs in their configuration.
@@ -83,3 +101,11 @@ def build_method(
             return FixMatch(config, classes)
         case MixMatchConfig():
             return MixMatch(config, classes)
+        case S5CLConfig():
+            return S5CL(config, classes)
+        case TearConfig():
+            return Tear(config, classes)
+        case CluSiamConfig():
+            return CluSiam(config)
+        case CluByolConfig():
+            return CluByol(config)

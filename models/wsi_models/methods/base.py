@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from wsi_models.parts.patch_network import PatchNetwork
+
+JudgedBy = Literal["logits", "neighbours"]
+"""What tells how good a network is: its own outputs, or its features' nearest neighbours."""
 
 UNKNOWN = -1
 """The label of a patch whose class is not known."""
@@ -95,7 +98,7 @@ class Losses:
 
 
 class Method(nn.Module, ABC):
-    """A way to train a classifier of patches.
+    """A way to train a network on patches.
 
     The whole method is one module: its trained network, the average of it where there is one,
     and all else that has to outlive an interruption are in :meth:`state_dict`. All randomness
@@ -104,10 +107,16 @@ class Method(nn.Module, ABC):
     Attributes
     ----------
     classes : int
-        Number C of classes.
+        Number C of outputs: the classes, or what the method tells apart without labels.
     labelled_per_step, unlabelled_per_step : int
-        Sizes of the two batches of :meth:`training_step`; 0 means that it takes none.
+        Sizes of the two batches of :meth:`training_step`; 0 means that it takes none. A method
+        that takes no labelled patches gets all training patches as unlabelled ones.
+    judged_by : {"logits", "neighbours"}
+        Whether its outputs are the classes of the labels, or else its features are judged by the
+        class of the nearest labelled training patch.
     """
+
+    judged_by: ClassVar[JudgedBy] = "logits"
 
     classes: int
     labelled_per_step: int
@@ -163,6 +172,17 @@ class Method(nn.Module, ABC):
     def after_epoch(self, epoch: int) -> None:
         """Do what follows each epoch, counted from 1."""
 
+    def inspect(self, means: Mapping[str, float]) -> None:
+        """Warn, through logging, of what the means of an epoch's parts show to go wrong."""
+
+    def output_names(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Name the outputs, given the classes of the labels."""
+        return labels
+
+    def output_order(self) -> list[int]:
+        """Order the outputs, those first whose colours are to differ most."""
+        return list(range(self.classes))
+
     @abstractmethod
     def export_network(self) -> PatchNetwork:
         """Return the network that is evaluated, in evaluation mode: what a bundle keeps.
@@ -194,6 +214,15 @@ class Method(nn.Module, ABC):
             if len(batch) == 0:  # residual networks cannot flatten nothing
                 return inputs.new_zeros((0, self.classes))
             return network.classify(inputs)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Compute the features of patches, shape (B, F), by the network that is evaluated.
+
+        As :meth:`predict` does, for at least one patch.
+        """
+        network = self.export_network()
+        with torch.no_grad():
+            return network.features(self.evaluation_input(batch))
 
     def forward(
         self,

@@ -25,10 +25,9 @@ FIXMATCH_OPTIMISATION = OptimisationConfig(
 )
 
 
-class FixMatchConfig(RgbConfig):
-    """FixMatch; optimizer, average and threshold are the usual ones of the method."""
+class ThresholdConfig(RgbConfig):
+    """What FixMatch and its successors can be told; the defaults are FixMatch's own."""
 
-    method: Literal["fixmatch"] = Field("fixmatch", description="Which method.")
     unlabelled_per_step: int | None = Field(
         None, ge=1, description="Unlabelled patches of a step; by default what remains of 64."
     )
@@ -55,6 +54,12 @@ class FixMatchConfig(RgbConfig):
         ge=0,
         description="Share of the weights, times the first learning rate, lost at each step.",
     )
+
+
+class FixMatchConfig(ThresholdConfig):
+    """FixMatch; optimizer, average and threshold are the usual ones of the method."""
+
+    method: Literal["fixmatch"] = Field("fixmatch", description="Which method.")
 
 
 class FixMatch(RgbMethod):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
@@ -28,15 +28,18 @@ PerStage = tuple[Count, Count, Count, Count]
 
 EFFICIENTNET_LITE0_FEATURES = 1280
 
+RandomAsNone = BeforeValidator(lambda weights: None if weights == "random" else weights)
+"""Lets a recipe say 'random', since TOML has no word for nothing."""
+
 
 class ResNet18Config(Choices):
     """ResNet-18, the encoder of the CLASS-M paper; 512 features."""
 
     name: Literal["resnet18"] = Field("resnet18", description="Which encoder.")
-    weights: Literal["imagenet"] | Path | None = Field(
+    weights: Annotated[Literal["imagenet"] | Path | None, RandomAsNone] = Field(
         "imagenet",
         description="Starting weights: 'imagenet' (fetched once), a file in torchvision's names, "
-        "or none for random ones.",
+        "or 'random', which is kept as none.",
     )
 
 
@@ -54,8 +57,10 @@ class EfficientNetLite0Config(Choices):
     """EfficientNet-Lite0; 1280 features. Needs the extra ``efficientnet``."""
 
     name: Literal["efficientnet_lite0"] = Field("efficientnet_lite0", description="Which encoder.")
-    weights: Literal["imagenet"] | None = Field(
-        "imagenet", description="ImageNet weights that come with the extra, or random ones."
+    weights: Annotated[Literal["imagenet"] | None, RandomAsNone] = Field(
+        "imagenet",
+        description="Starting weights: 'imagenet', which come with the extra, or 'random', which "
+        "is kept as none.",
     )
 
 

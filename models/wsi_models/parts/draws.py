@@ -36,6 +36,12 @@ def permutation(count: int, generator: torch.Generator, device: torch.device) ->
     return torch.randperm(count, generator=generator, device=generator.device).to(device)
 
 
+def gumbel(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw float32 values from the standard Gumbel distribution."""
+    waiting = torch.empty(shape, device=generator.device).exponential_(generator=generator)
+    return -waiting.log().to(device)
+
+
 def beta(alpha: float, generator: torch.Generator) -> float:
     """Draw one value from Beta(alpha, alpha).
 

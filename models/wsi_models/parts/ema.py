@@ -14,6 +14,9 @@ from torch import Tensor, nn
 BufferPolicy = Literal["average", "copy"]
 """What the average does with running statistics: average them too, or take the latest."""
 
+TargetPolicy = BufferPolicy | Literal["own"]
+"""The same, or nothing: an average that is run in training mode measures statistics of its own."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -26,9 +29,10 @@ class Ema(nn.Module, Generic[Network]):
         The network that is trained; copied, not kept.
     decay : float
         Share of the average that an update keeps, from 0 to 1.
-    buffers : {"average", "copy"}
-        CLASS-M averages the running statistics of batch normalisation, TEAR copies them.
-        Buffers of whole numbers, such as counts of batches, are copied either way.
+    buffers : {"average", "copy", "own"}
+        CLASS-M averages the running statistics of batch normalisation, TEAR copies them, and the
+        target of BYOL, which is run in training mode, keeps its own. Buffers of whole numbers,
+        such as counts of batches, are copied unless all are its own.
 
     Notes
     -----
@@ -37,7 +41,7 @@ class Ema(nn.Module, Generic[Network]):
     """
 
     def __init__(
-        self, network: Network, decay: float, *, buffers: BufferPolicy = "average"
+        self, network: Network, decay: float, *, buffers: TargetPolicy = "average"
     ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
@@ -57,6 +61,8 @@ class Ema(nn.Module, Generic[Network]):
         mine: list[Tensor] = list(self._average.parameters())
         theirs: list[Tensor] = list(network.parameters())
         for own, other in zip(self._average.buffers(), network.buffers(), strict=True):
+            if self._buffers_policy == "own":
+                continue
             if self._buffers_policy == "average" and own.is_floating_point():
                 mine.append(own)
                 theirs.append(other)

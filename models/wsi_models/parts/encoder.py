@@ -5,10 +5,9 @@ Builds networks only; pretrained weights are loaded by :mod:`wsi_models.parts.im
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-if TYPE_CHECKING:
-    from torch import nn
+from torch import nn
 
 Stages = tuple[int, int, int, int]
 """One number per stage of a residual network, finest stage first."""
@@ -61,3 +60,20 @@ def residual_network(
         bias_downsample=False,
     )
     return cast("nn.Module", network)
+
+
+def silence_residuals(network: nn.Module) -> None:
+    """Make every block of a residual network start as its shortcut.
+
+    The scale of the last batch normalisation of each block becomes zero. Networks without such
+    blocks stay as they are.
+
+    References
+    ----------
+    .. [1] P. Goyal et al., Accurate, Large Minibatch SGD, arXiv:1706.02677, section 5.1.
+    """
+    from monai.networks.nets.resnet import ResNetBlock
+
+    for module in network.modules():
+        if isinstance(module, ResNetBlock):
+            nn.init.zeros_(cast("nn.BatchNorm2d", module.bn2).weight)

@@ -5,6 +5,7 @@ Colour only: where the pixels lie is :mod:`wsi_models.views.geometry`'s business
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -22,6 +23,9 @@ FIXED_UNMIX = ((1.838, 0.0341, -0.760), (-1.373, 0.772, 1.215))
 """The fallback of the CLASS-M release, H and E; its maxima are 0.5, so twice them is 1."""
 
 LUMA = (0.2989, 0.5870, 0.1140)
+
+YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+"""Luma and the two colour differences of NTSC, from RGB."""
 
 JitterOp = Literal["brightness", "contrast", "saturation", "sharpness"]
 
@@ -90,6 +94,30 @@ def jitter_rgb(rgb: Tensor, strength: float, generator: torch.Generator) -> Tens
     for step in range(3):
         rgb = blend(rgb, ops, order[:, step], factors[:, step])
     return rgb
+
+
+def turn_hue(rgb: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of each patch, leaving its luma as it is.
+
+    Parameters
+    ----------
+    rgb : Tensor of shape (B, 3, S, S)
+        In [0, 1].
+    turns : Tensor of shape (B,)
+        Share of a full turn; the colours are turned in the plane of I and Q of YIQ.
+
+    Returns
+    -------
+    Tensor of shape (B, 3, S, S)
+        In [0, 1].
+    """
+    to_yiq = rgb.new_tensor(YIQ)
+    angle = (2 * math.pi * turns).to(rgb.dtype)
+    cos, sin = angle.cos(), angle.sin()
+    turn = torch.eye(3, dtype=rgb.dtype, device=rgb.device).repeat(len(rgb), 1, 1)
+    turn[:, 1, 1], turn[:, 1, 2], turn[:, 2, 1], turn[:, 2, 2] = cos, -sin, sin, cos
+    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return torch.einsum("bij,bjhw->bihw", matrix, rgb).clamp(0, 1)
 
 
 def jitter_brightness(channels: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -131,7 +131,7 @@ class RgbViews(nn.Module):
 
     def random(self, patches: Patches, generator: torch.Generator) -> Tensor:
         """Draw a training view of each patch, shape (B, 3, P, P)."""
-        return self._normalise(self._weak(patches, generator))
+        return self.normalise(self._weak(patches, generator))
 
     def strong(
         self, patches: Patches, generator: torch.Generator, factors: tuple[float, float]
@@ -154,20 +154,23 @@ class RgbViews(nn.Module):
             factor = draws.uniform((count,), *factors, generator, device)
             rgb = blend(rgb, STRONG_OPS, choice, factor)
         # the hole is filled with the mean of the input, which is zero once normalised
-        return self._normalise(rgb) * (~_holes(rgb, generator))
+        return self.normalise(rgb) * (~_holes(rgb, generator))
 
     def plain(self, patches: Patches) -> Tensor:
         """Make the evaluation view of each patch, shape (B, 3, P, P)."""
-        return self._normalise(to_unit(centre_crop(patches.rgb, self.config.patch_px)))
+        return self.normalise(to_unit(centre_crop(patches.rgb, self.config.patch_px)))
 
     def _weak(self, patches: Patches, generator: torch.Generator) -> Tensor:
         config = self.config
-        rgb = to_unit(patches.rgb)
-        if config.rgb_jitter > 0:
-            rgb = jitter_rgb(rgb, config.rgb_jitter, generator)
+        rgb = self._recolor(to_unit(patches.rgb), generator)
         return random_crops(rgb, config.patch_px, config.rotation, generator, same_geometry=True)
 
-    def _normalise(self, rgb: Tensor) -> Tensor:
+    def _recolor(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
+        strength = self.config.rgb_jitter
+        return jitter_rgb(rgb, strength, generator) if strength > 0 else rgb
+
+    def normalise(self, rgb: Tensor) -> Tensor:
+        """Subtract the mean of RGB in [0, 1] and divide by its deviation."""
         return (rgb - self.mean) / self.std
 
 

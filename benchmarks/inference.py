@@ -1,0 +1,300 @@
+"""A made-up slide -> how near inference comes to its limits: reading, decoding, and the model.
+
+Usage: ``python benchmarks/inference.py [--side 8192] [--device auto] [--folder DIR]``. Prints a
+Markdown table. Both sides of a ratio are measured in turns, in one run. Throughputs of models are
+those under way, from the first batch to the last: starting takes its seconds once per slide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from decode import compressed_tiles, decode
+from slides import repeated_slide
+from torch import Tensor, nn
+from wsi_models.networks import StainPairConfig, build_network
+from wsi_models.parts.backbone import ResNet18Config, SmallConfig
+from wsi_models.parts.patch_network import Classifier
+
+from wsi_pipeline.config import PipelineConfig, Precision, PredictConfig, load_config
+from wsi_pipeline.direct import predict_directly
+from wsi_pipeline.inference import choose_devices
+from wsi_pipeline.inference.batches import LARGEST_BATCH, SMALLEST_BATCH
+from wsi_pipeline.inference.devices import uses_bfloat16
+from wsi_pipeline.inference.folding import fold_batch_norms
+from wsi_pipeline.inputs import SlideJob
+from wsi_pipeline.predict import predict_store
+from wsi_pipeline.preprocess import preprocess_slide
+from wsi_pipeline.types import ModelSpec
+
+if TYPE_CHECKING:
+    from wsi_pipeline.store import PatchStore
+
+ROUNDS = 3
+SECONDS_MODEL_ONLY = 3.0
+PROCESSOR_SIDE_PX = 4096
+"""Side of the slide for models on a processor, on which CLASS-M takes a minute per 1000 patches."""
+
+SPEC = ModelSpec(
+    name="benchmark",
+    class_names=("a", "b", "c", "d"),
+    class_colors=("#d32f2f", "#388e3c", "#fbc02d", "#1976d2"),
+    mpp=0.5,
+    patch_px=256,
+    mean=(0.1, 0.2),
+    std=(0.1, 0.15),
+)
+RGB = replace(SPEC, input="rgb", mean=(0.7, 0.6, 0.7), std=(0.2, 0.2, 0.2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    what : str
+        What ran.
+    rate : float
+        Patches per second.
+    limit : str
+        What it is compared with, measured in the same run; empty for a limit itself.
+    share : float
+        ``rate`` over that limit, median of the rounds; NaN for a limit itself.
+    """
+
+    what: str
+    rate: float
+    limit: str = ""
+    share: float = float("nan")
+
+
+class Clock:
+    """Notes when patches are done: a progress display that shows nothing."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._first: tuple[float, int] | None = None
+        self._last = 0.0
+
+    def start(self, what: str, total: int) -> None:
+        """Begin."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Note the time."""
+        self.done += steps
+        self._last = time.perf_counter()
+        if self._first is None:
+            self._first = (self._last, self.done)
+
+    @property
+    def rate(self) -> float:
+        """Patches per second after the first batch."""
+        assert self._first is not None
+        began, before = self._first
+        return (self.done - before) / (self._last - began)
+
+
+class Nothing(nn.Module):
+    """Gives logits without looking."""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Give zeros, shape (B, 4)."""
+        return patches.new_zeros(len(patches), len(SPEC.class_names))
+
+
+def networks() -> dict[str, nn.Module]:
+    """Build the network of CLASS-M and a small one, with random weights."""
+    encoders = {
+        "CLASS-M (two ResNet-18)": ResNet18Config(weights=None),
+        "small (two of 4 blocks)": SmallConfig(planes=(16, 32, 64, 128)),
+    }
+    return {
+        name: Classifier(build_network(StainPairConfig(encoder=encoder), 4, SPEC.patch_px)).eval()
+        for name, encoder in encoders.items()
+    }
+
+
+def measure(folder: Path, side_px: int, device: str = "auto") -> list[Row]:
+    """Measure everything on one slide.
+
+    Parameters
+    ----------
+    folder : Path
+        For the slide and its store.
+    side_px : int
+        Width and height of the slide, a multiple of 256 px.
+    device : str
+        Torch device.
+
+    Returns
+    -------
+    list of Row
+        Limits, and what was reached.
+    """
+    config = load_config(None, {"predict": {"device": device}})
+    workers = len(os.sched_getaffinity(0))
+    on_processor = choose_devices(device)[0].type == "cpu"
+    small = make_store(folder, min(side_px, PROCESSOR_SIDE_PX), config, workers)
+    large = make_store(folder, side_px, config, workers)
+    rows = read_rows(large, workers)
+    for name, network in networks().items():
+        rows += model_rows(name, network, small if on_processor else large, config.predict)
+    slide = repeated_slide(folder, side_px)
+    return rows + direct_rows(SlideJob(path=slide, slide_id=slide.stem), config, workers)
+
+
+def make_store(folder: Path, side_px: int, config: PipelineConfig, workers: int) -> PatchStore:
+    """Preprocess a slide of that size."""
+    slide = repeated_slide(folder, side_px)
+    job = SlideJob(path=slide, slide_id=slide.stem)
+    path = folder / f"{slide.stem}.zarr"
+    return preprocess_slide(job, path, config, workers=workers, overwrite=True).store
+
+
+def read_rows(store: PatchStore, workers: int) -> list[Row]:
+    """Measure how fast a store comes to host memory, by one thread and by all."""
+
+    def read(threads: int) -> float:
+        step = 64
+        began = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            starts = range(0, len(store), step)
+            ends = (min(start + step, len(store)) for start in starts)
+            for patches in pool.map(store.read_he, starts, ends):
+                assert len(patches)
+        return len(store) / (time.perf_counter() - began)
+
+    counts = sorted({1, workers})
+    return [
+        Row(what=f"read the store, threads: {n}", rate=max(read(n) for _ in range(ROUNDS)))
+        for n in counts
+    ]
+
+
+def model_rows(
+    name: str, network: nn.Module, store: PatchStore, config: PredictConfig
+) -> list[Row]:
+    """Compare store -> predictions with the same network on input that is on the device."""
+    device = choose_devices(config.device)[0]
+    size = min(LARGEST_BATCH, len(store)) if device.type == "cuda" else SMALLEST_BATCH
+    config = config.model_copy(update={"batch_size": size, "device": str(device)})
+    with computing(network, device, config.precision) as forward:
+        patches = torch.randn(size, 2, SPEC.patch_px, SPEC.patch_px, device=device)
+        patches = patches.contiguous(memory_format=torch.channels_last)
+        alone, through = [], []
+        for _ in range(ROUNDS):
+            alone.append(rate_of(lambda: forward(patches), size, device))
+            clock = Clock()
+            predict_store(store, network, SPEC, config, clock)
+            through.append(clock.rate)
+        alone.append(rate_of(lambda: forward(patches), size, device))
+    # the model is measured before and after, as a machine's speed drifts
+    shares = [
+        rate / statistics.mean(pair) for rate, pair in zip(through, pairwise(alone), strict=True)
+    ]
+    half = uses_bfloat16(device, config.precision)
+    limit = f"{name} alone on {device}, batches of {size}, {'bfloat16' if half else 'float32'}"
+    return [
+        Row(what=limit, rate=statistics.median(alone)),
+        Row(
+            what=f"store to predictions, {name}",
+            rate=statistics.median(through),
+            limit="the model alone",
+            share=statistics.median(shares),
+        ),
+    ]
+
+
+@contextmanager
+def computing(
+    network: nn.Module, device: torch.device, precision: Precision
+) -> Iterator[nn.Module]:
+    """Give the network as inference runs it."""
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    half = uses_bfloat16(device, precision)
+    example = torch.randn(2, 2, SPEC.patch_px, SPEC.patch_px, device=device)
+    with torch.no_grad():
+        folded = fold_batch_norms(network, example)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        yield folded
+
+
+def rate_of(work: Callable[[], object], patches: int, device: torch.device) -> float:
+    """Measure patches per second of some work on a device, for a few seconds."""
+
+    def finish() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    work()
+    finish()
+    began, done = time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS_MODEL_ONLY:
+        for _ in range(4):
+            work()
+        finish()
+        done += 4 * patches
+    return done / (time.perf_counter() - began)
+
+
+def direct_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row]:
+    """Compare slide -> predictions by a model that does nothing with decoding the same tiles."""
+    model = Nothing()
+    xy = predict_directly(job, model, SPEC, config, workers=workers).predictions.xy
+    tiles = compressed_tiles(job.path, xy)
+    limits: list[float] = []
+    found: dict[str, list[float]] = {"stains": [], "colours": []}
+    for _ in range(ROUNDS):
+        limits.append(len(tiles) / decode(tiles, workers))
+        for name, spec in (("stains", SPEC), ("colours", RGB)):
+            done = predict_directly(job, model, spec, config, workers=workers)
+            found[name].append(len(tiles) / done.seconds["patches and prediction"])
+    rows = [Row(what=f"decode the tiles alone, threads: {workers}", rate=statistics.median(limits))]
+    for name, rates in found.items():
+        shares = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
+        rows.append(
+            Row(
+                what=f"slide to predictions, no store, a model of {name} that does nothing",
+                rate=statistics.median(rates),
+                limit="decoding alone",
+                share=statistics.median(shares),
+            )
+        )
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Write rows as Markdown."""
+    lines = ["| what | patches/s | of its limit |", "|---|---|---|"]
+    for row in rows:
+        share = f"{row.share:.2f} of {row.limit}" if row.limit else ""
+        lines.append(f"| {row.what} | {row.rate:,.0f} | {share} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=8192)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        print(table(measure(options.folder or Path(scratch), options.side, options.device)))
+
+
+if __name__ == "__main__":
+    main()

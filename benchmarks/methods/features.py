@@ -1,0 +1,165 @@
+"""Train without labels on a patch store, judge by nearest neighbours, append to ``results.csv``.
+
+    python benchmarks/methods/features.py lc.zarr --dataset lc25000 --seeds 0 1 2
+
+Every method gets the same encoder, views, batches, steps, optimizer and selection (the epoch with
+the best neighbours in the validation groups); a seed decides split, weights and batches. Features
+of the test groups are given the class of the nearest labelled training patch, by cosine; "labels
+per class" is 0, which stands for all. ``random features`` and ``imagenet features`` are those of
+the encoder untrained, the former with batch statistics of the training patches. Runs that are in
+the file already are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from run import Row, append, done, filled
+from torch import nn
+from wsi_models.experiment import launch, run_experiment
+from wsi_models.judging import class_logits
+from wsi_models.methods import Batch, build_method
+from wsi_models.metrics import evaluate_logits
+from wsi_models.recipe import Recipe
+from wsi_models.splits import split_by_group
+
+from wsi_pipeline.store import PatchStore
+from wsi_pipeline.training_data import LabelMap, TrainingData
+
+if TYPE_CHECKING:
+    from wsi_models.methods import Method
+    from wsi_models.metrics import Evaluation
+    from wsi_models.sources import Indices
+
+BYOL = {"method": "clubyol", "projected": 256, "predictor_hidden": 1024, "cluster_hidden": 256}
+SIAM = {"method": "clusiam", "projected": 512, "predictor_hidden": 128, "cluster_hidden": 128}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "random features": SIAM,
+    "imagenet features": SIAM,
+    "simsiam": {**SIAM, "alpha": 0.0},
+    "clusiam": SIAM,
+    "byol": {**BYOL, "alpha": 0.0},
+    "clubyol": BYOL,
+}
+
+
+def main() -> None:
+    """Run what is asked for and not done yet."""
+    options = parse()
+    source = TrainingData([PatchStore.open(options.store)], LabelMap())
+    start = "ImageNet" if options.pretrained else "random"
+    size = (
+        f"{options.encoder} ({start} start) {options.size} px, "
+        f"{options.epochs} x {options.iterations} steps of {options.batch}"
+    )
+    for seed in options.seeds:
+        for name in options.methods or VARIANTS:
+            if name == "imagenet features" and options.encoder == "small":
+                continue  # it has no such weights
+            blank = Row(
+                dataset=options.dataset,
+                method=name,
+                variant="",
+                labels_per_class=0,
+                seed=seed,
+                size=size,
+                balanced_accuracy=0,
+                macro_f1=0,
+                auc=0,
+                minutes=0,
+                device=options.device,
+            )
+            if blank.key() in done():
+                continue
+            begin = time.perf_counter()
+            evaluation = judge(recipe(options, name, seed), name, source, options.device)
+            row = filled(blank, evaluation, time.perf_counter() - begin)
+            append(row)
+            print(row, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--dataset", required=True, help="name of the data in the table")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="*", choices=list(VARIANTS), help="only these")
+    parser.add_argument("--encoder", default="small")
+    parser.add_argument("--pretrained", action="store_true", help="start from ImageNet")
+    parser.add_argument("--size", type=int, default=64, help="side of the input, px")
+    parser.add_argument("--batch", type=int, default=128, help="patches of a step")
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+def recipe(options: argparse.Namespace, name: str, seed: int) -> Recipe:
+    """Build the recipe of one run: what is common to all, then what is chosen."""
+    encoder: dict[str, Any] = {"name": options.encoder}
+    if options.encoder == "small":
+        encoder["planes"] = (16, 32, 64, 128)
+    else:
+        pretrained = options.pretrained or name == "imagenet features"
+        encoder["weights"] = "imagenet" if pretrained else None
+    views = {"patch_px": options.size, "blur_px": (0.1, max(0.2, 2.0 * options.size / 224))}
+    return Recipe.model_validate(
+        {
+            "name": name.replace(" ", "-"),
+            "split": {"validation": 0.2, "test": 0.3, "seed": seed},
+            "train": {"epochs": options.epochs, "iterations": options.iterations, "seed": seed},
+            "method": {
+                **VARIANTS[name],
+                "encoder": encoder,
+                "views": views,
+                "unlabelled_per_step": options.batch,
+                "optimisation": {"lr": options.lr, "epochs": options.epochs},
+            },
+        }
+    )
+
+
+def judge(chosen: Recipe, name: str, source: TrainingData, device: str) -> Evaluation:
+    """Train, unless the features are to be judged untrained, and judge the test groups."""
+    if not name.endswith("features"):
+        with tempfile.TemporaryDirectory() as folder:
+            return run_experiment(chosen, source, Path(folder) / "run", launch(device)).evaluation
+    fabric = launch(device)
+    torch.manual_seed(chosen.train.seed)
+    method = build_method(chosen.method, len(source.classes)).to(fabric.device)
+    split = split_by_group(source.label, source.group, chosen.split, seed=chosen.train.seed)
+    if name == "random features":
+        measure_statistics(method, source, split.labelled)
+    logits = class_logits(fabric, method, source, (split.labelled, split.test), 128)
+    label = torch.from_numpy(source.label[split.test])
+    group = [source.group[index] for index in split.test]
+    return evaluate_logits(logits, label, group, source.classes)
+
+
+@torch.no_grad()
+def measure_statistics(method: Method, source: TrainingData, indices: Indices) -> None:
+    """Let batch normalisation see training patches; untouched, it would be a handicap."""
+    device = next(method.parameters()).device
+    network = method.export_network().train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the plain average over all batches
+    order = np.random.default_rng(0).permutation(indices)
+    for rows in np.array_split(order, max(1, len(order) // 128)):
+        network.features(method.evaluation_input(Batch(*source.fetch(rows)).to(device)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Work on processes: results, news, shared objects, priorities, and workers that die."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wsi_pipeline.cluster import DaskWorkers, local_processes
+from wsi_pipeline.errors import WorkerLostError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from wsi_pipeline.scheduling import StepNews, Tools
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with local_processes(2) as client:
+        yield client
+
+
+def process_of(tools: Tools) -> tuple[int, object]:
+    tools.progress.start("patches", 3)
+    tools.progress.advance(3)
+    return os.getpid(), tools.shared()
+
+
+def die(tools: Tools) -> None:
+    os._exit(1)
+
+
+def fail(tools: Tools) -> None:
+    raise ValueError("bug")
+
+
+def note(file: Path, name: str, tools: Tools) -> None:
+    with file.open("a", encoding="utf-8") as log:
+        log.write(name)
+    time.sleep(0.05)
+
+
+def test_work_is_done_elsewhere_with_the_shared_object_and_told_of(client: Client) -> None:
+    told: list[StepNews] = []
+    with closing(DaskWorkers(client, told.append, shared={"model": 1}, slots=2)) as workers:
+        pid, shared = workers.lane().submit("slide", process_of).result(timeout=60)
+        for _ in range(100):  # news take their own way
+            if told and told[-1].done == 3:
+                break
+            time.sleep(0.05)
+
+    assert pid != os.getpid()
+    assert shared == {"model": 1}
+    assert (told[-1].key, told[-1].what, told[-1].done) == ("slide", "patches", 3)
+
+
+def test_a_worker_that_dies_costs_one_piece_of_work(client: Client) -> None:
+    with closing(DaskWorkers(client, lambda news: None, shared=1, slots=2)) as workers:
+        lane = workers.lane()
+        dead = lane.submit("bad", die)
+        others = [lane.submit(str(n), process_of) for n in range(6)]
+
+        with pytest.raises(WorkerLostError, match=r"2 worker processes died.*--workers 1"):
+            dead.result(timeout=120)
+        # the shared object has reached the workers that took the place of the dead
+        assert [other.result(timeout=120)[1] for other in others] == [1] * 6
+
+
+def test_a_bug_keeps_its_own_error(client: Client) -> None:
+    with (
+        closing(DaskWorkers(client, lambda news: None, slots=2)) as workers,
+        pytest.raises(ValueError, match="bug"),
+    ):
+        workers.lane().submit("a", fail).result(timeout=60)
+
+
+def test_work_of_higher_priority_overtakes(client: Client, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with closing(DaskWorkers(client, lambda news: None, slots=1)) as workers:
+        prepare, finish = workers.lane(), workers.lane(priority=1)
+        futures = [prepare.submit("p", partial(note, log, "p")) for _ in range(4)]
+        futures.append(finish.submit("f", partial(note, log, "F")))
+        for future in futures:
+            future.result(timeout=60)
+
+    assert log.read_text() == "pFppp"
+
+
+def test_the_width_counts_slots_or_workers_or_what_they_offer(client: Client) -> None:
+    with closing(DaskWorkers(client, lambda news: None)) as workers:
+        assert workers.lane().width == 2
+        assert workers.lane(resource="GPU").width == 2  # none offers one, so any worker predicts
+    with closing(DaskWorkers(client, lambda news: None, slots=7)) as workers:
+        assert workers.lane().width == 7

@@ -1,0 +1,187 @@
+"""Results in a bucket, through a server that speaks the protocol of S3."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from tests.runs import bluer, linked, results
+from wsi_pipeline.cli import main
+from wsi_pipeline.config import load_config
+from wsi_pipeline.errors import ConfigError, OutputError
+from wsi_pipeline.inputs import Share
+from wsi_pipeline.outcome import RunReport, Status
+from wsi_pipeline.remote import RemoteFolder
+from wsi_pipeline.run import RunOptions, run_slides
+
+if TYPE_CHECKING:
+    from tests.known import KnownSlide
+
+
+def request(url: str, method: str) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=5).close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Address of a server on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
+    address = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        for _ in range(300):
+            try:
+                request(f"{address}/moto-api/", "GET")
+                break
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.1)
+        yield address
+        process.terminate()
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of an empty bucket, reached by the usual variables."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    request(f"{server}/moto-api/reset", "POST")
+    request(f"{server}/slides", "PUT")
+    return "s3://slides/some/results"
+
+
+def test_files_come_back_as_they_went(bucket: str, tmp_path: Path) -> None:
+    remote = RemoteFolder(bucket)
+    for name in ("a", "b/c", "b/.lock", "left/d"):
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).write_bytes(name.encode())
+
+    remote.upload(tmp_path / "from", "x", leave_out=["left"])
+    remote.write("xy", b"no part of x")
+    remote.download("x", tmp_path / "to")
+
+    assert remote.names("x") == ["x/a", "x/b/c"]
+    assert (tmp_path / "to" / "b" / "c").read_bytes() == b"b/c"
+    remote.remove(*remote.names("x"))
+    assert remote.names("") == ["xy"]
+    with pytest.raises(FileNotFoundError, match="some/results/x/a"):
+        remote.read("x/a")
+
+
+def test_what_cannot_be_reached_is_named(bucket: str) -> None:
+    with pytest.raises(OutputError, match=r"s3://nobody/x/name cannot be reached.*credentials"):
+        RemoteFolder("s3://nobody/x").write("name", b"")
+    with pytest.raises(ConfigError, match="gs://slides"):
+        RemoteFolder("gs://slides")
+
+
+def test_without_the_package_the_extra_is_named(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(ConfigError, match=r"pip install 'wsi-pipeline\[s3\]'"):
+        RemoteFolder(bucket)
+
+
+def test_a_run_leaves_the_same_files_in_a_bucket(
+    bucket: str, known_slide: KnownSlide, tmp_path: Path
+) -> None:
+    jobs = linked(known_slide.path, tmp_path / "slides", "a")
+    local = RunOptions(out=tmp_path / "local")
+    run_slides(jobs, local, model=bluer())
+    moved = RunOptions(out=tmp_path / "scratch", bucket=bucket)
+
+    made = run_slides(jobs, moved, model=bluer())
+
+    assert "upload" in made.outcomes[0].seconds
+    assert not (moved.out / "a").exists(), "the slide's results should have moved"
+    RemoteFolder(bucket).download("", tmp_path / "back")
+    assert results(tmp_path / "back") == results(local.out)
+    assert (tmp_path / "back" / "index.html").exists()
+    assert RunReport.read(tmp_path / "back" / "run.json").count(Status.DONE) == 1
+
+
+def test_what_is_complete_is_not_done_again(
+    bucket: str, known_slide: KnownSlide, tmp_path: Path
+) -> None:
+    jobs = linked(known_slide.path, tmp_path / "slides", "a")
+    options = RunOptions(out=tmp_path / "scratch", bucket=bucket)
+    (patches,) = run_slides(jobs, options).outcomes
+    remote = RemoteFolder(bucket)
+
+    (again,) = run_slides(jobs, options).outcomes
+    (predicted,) = run_slides(jobs, options, model=bluer()).outcomes
+
+    assert again.reused
+    assert again.files == patches.files
+    # the patches were fetched, and only what is new went back
+    assert set(predicted.seconds) == {"prediction", "exports", "upload"}
+    assert "a/bluer/predictions.parquet" in remote.names("a")
+    assert (run_slides(jobs, options, model=bluer()).outcomes)[0].reused
+    remote.remove("a/slide.json")  # as if the upload had been interrupted
+    (restored,) = run_slides(jobs, options).outcomes
+    assert "mask" in restored.seconds
+
+
+def test_other_patches_are_replaced_only_on_request(
+    bucket: str, known_slide: KnownSlide, tmp_path: Path
+) -> None:
+    jobs = linked(known_slide.path, tmp_path / "slides", "a")
+    run_slides(jobs, RunOptions(out=tmp_path / "1", bucket=bucket), model=bluer())
+    coarse = load_config(overrides={"tile": {"mpp": 1.0}})
+
+    (refused,) = run_slides(
+        jobs, RunOptions(out=tmp_path / "2", bucket=bucket, config=coarse)
+    ).outcomes
+    (replaced,) = run_slides(
+        jobs, RunOptions(out=tmp_path / "3", bucket=bucket, config=coarse, overwrite=True)
+    ).outcomes
+
+    assert refused.status is Status.FAILED
+    assert "--overwrite" in (refused.error or "")
+    assert replaced.status is Status.DONE
+    names = RemoteFolder(bucket).names("a")
+    assert "a/slide.json" in names
+    assert not [name for name in names if "bluer" in name], "predictions of patches that are gone"
+
+
+def test_parts_of_a_run_make_one_report_in_the_bucket(bucket: str, tmp_path: Path) -> None:
+    jobs = linked(tmp_path / "missing.tif", tmp_path / "slides", "a", "b", "c")
+    for index in (0, 1):
+        options = RunOptions(
+            out=tmp_path / str(index), bucket=bucket, share=Share(index=index, count=2)
+        )
+        run_slides(jobs, options)
+
+    record = json.loads(RemoteFolder(bucket).read("run.json"))
+
+    assert [outcome["slide_id"] for outcome in record["outcomes"]] == ["a", "b", "c"]
+    result = CliRunner().invoke(main, ["report", bucket, "--json"])
+    assert result.exit_code == 1  # the slides are missing
+    assert json.loads(result.stdout) == record
+
+
+def test_the_command_line_takes_a_bucket(
+    bucket: str, known_slide: KnownSlide, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(
+        main, ["preprocess", str(known_slide.path), "--out", bucket, "--quiet"]
+    )
+
+    assert result.exit_code == 0, result.output
+    assert f"Report: {bucket}/index.html" in result.output
+    assert "known/patches.zarr/zarr.json" in RemoteFolder(bucket).names("known")

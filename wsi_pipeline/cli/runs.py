@@ -1,0 +1,186 @@
+"""What ``run`` and ``preprocess`` share: where and how slides are processed, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wsi_pipeline.cli.console import print_json, print_report
+from wsi_pipeline.cli.display import run_display
+from wsi_pipeline.cli.options import Command, output_options
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.inputs import Share, find_slides
+from wsi_pipeline.outcome import Status
+
+if TYPE_CHECKING:
+    from wsi_pipeline.config import PipelineConfig
+    from wsi_pipeline.outcome import RunReport
+    from wsi_pipeline.pipeline import TrainedModel
+
+BUCKET_SCHEME = "s3://"
+
+
+def run_options(command: Command) -> Command:
+    """Give a command what every run over slides takes."""
+    decorators: list[Callable[[Any], Any]] = [
+        click.option(
+            "--out",
+            required=True,
+            metavar="FOLDER",
+            help="Folder for the results, or s3://bucket/prefix; one folder per slide is made in "
+            "it.",
+        ),
+        click.option(
+            "--roi",
+            type=click.Path(exists=True, path_type=Path),
+            help="Annotation file whose areas bound the tiles, or a folder of <slide_id>.geojson, "
+            ".json or .xml.",
+        ),
+        click.option(
+            "--overwrite", is_flag=True, help="Replace patch stores made with other options."
+        ),
+        *_machine_options(),
+    ]
+    command = output_options(command)
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def _machine_options() -> list[Callable[[Any], Any]]:
+    """Return the options that say which machines do how much at a time."""
+    return [
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            default=None,
+            help="Threads per slide that read and unmix.  [default: the cores, shared among the "
+            "slides at once]",
+        ),
+        click.option(
+            "--slides-at-once",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Slides prepared at a time, each in a process of its own if above 1. Pays with "
+            "many cores and small slides; prediction runs beside it in any case.",
+        ),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Dask scheduler whose workers do it all, such as tcp://head-node:8786. They must "
+            "see slides and results under the same names as this machine.",
+        ),
+        click.option(
+            "--shard-index",
+            type=click.IntRange(min=0),
+            help="Do only this part of the slides, counted from 0: $SLURM_ARRAY_TASK_ID of "
+            "sbatch --array=0-9.",
+        ),
+        click.option(
+            "--shard-count",
+            type=click.IntRange(min=1),
+            help="Number of parts, $SLURM_ARRAY_TASK_COUNT. Every part may write to the same --out "
+            "at the same time; one index.html shows them all.",
+        ),
+        click.option(
+            "--scratch",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="With --out s3://: local folder where the results of a slide lie until they are "
+            "complete and moved; with --scheduler one that all workers see.  [default: a "
+            "temporary folder]",
+        ),
+    ]
+
+
+def execute_run(
+    inputs: Sequence[str],
+    config: PipelineConfig,
+    values: dict[str, Any],
+    model: TrainedModel | None = None,
+    *,
+    store: bool = True,
+) -> None:
+    """Process slides as the options of :func:`run_options` say, and finish the command.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        What names the slides.
+    config : PipelineConfig
+        The configuration.
+    values : dict
+        Keywords of the command; ``labels`` among them if it takes annotated areas.
+    model : TrainedModel or None
+        Predicts too, if given.
+    store : bool
+        Keep the patches.
+    """
+    from wsi_pipeline.run import RunOptions, run_slides
+
+    share = _share(values["shard_index"], values["shard_count"])
+    jobs = find_slides(inputs, values["roi"], values.get("labels"))
+    quiet = values["quiet"] or values["as_json"]
+    with _results(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
+        options = RunOptions(
+            out=out,
+            config=config,
+            workers=values["workers"],
+            overwrite=values["overwrite"],
+            store=store,
+            slides_at_once=values["slides_at_once"],
+            scheduler=values["scheduler"],
+            share=share,
+            bucket=bucket,
+        )
+        with run_display(quiet) as monitor:
+            report = run_slides(jobs, options, model=model, monitor=monitor)
+    finish_run(report, values["out"], as_json=values["as_json"])
+
+
+def finish_run(report: RunReport, out: str, *, as_json: bool) -> None:
+    """Print the report, and exit with 1 if a slide failed."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report, out)
+    if report.count(Status.FAILED):
+        raise SystemExit(1)
+
+
+@contextmanager
+def results_folder(out: str, scratch: Path | None = None) -> Iterator[tuple[Path, str | None]]:
+    """Lend the local folder that results are written to, and the bucket they go to, if any."""
+    if not out.startswith(BUCKET_SCHEME):
+        yield Path(out), None
+    elif scratch is not None:
+        yield scratch, out
+    else:
+        with TemporaryDirectory(prefix="wsi-pipeline-") as folder:
+            yield Path(folder), out
+
+
+@contextmanager
+def _results(
+    out: str, scratch: Path | None, scheduler: str | None
+) -> Iterator[tuple[Path, str | None]]:
+    if out.startswith(BUCKET_SCHEME) and scheduler is not None and scratch is None:
+        raise ConfigError(
+            f"with --scheduler, results for {out} pass through a folder that all workers see; "
+            f"name one with --scratch"
+        )
+    with results_folder(out, scratch) as place:
+        yield place
+
+
+def _share(index: int | None, count: int | None) -> Share:
+    if (index is None) != (count is None):
+        raise click.UsageError("--shard-index and --shard-count need each other")
+    if index is None or count is None:
+        return Share(index=0, count=1)
+    return Share(index=index, count=count)

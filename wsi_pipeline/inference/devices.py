@@ -1,0 +1,70 @@
+"""Names of devices and precisions -> devices that are there and the arithmetic to use on them.
+
+Decides only; nothing is moved or computed here.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from wsi_pipeline.config import Precision
+from wsi_pipeline.errors import ConfigError
+
+
+def choose_devices(name: str) -> tuple[torch.device, ...]:
+    """Resolve the name of a device, or of all of a kind.
+
+    Parameters
+    ----------
+    name : str
+        ``cuda``: every visible GPU; ``cuda:1``: that one; any other torch device; ``auto``: every
+        visible GPU, or the processor where there is none.
+
+    Returns
+    -------
+    tuple of torch.device
+        Devices that are there, at least one.
+
+    Raises
+    ------
+    ConfigError
+        If the name is none of torch's, or this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used: {reason}; use --device auto, or one that this "
+            "machine has"
+        ) from error
+    if device.type == "cuda" and device.index is None:
+        return tuple(torch.device("cuda", index) for index in range(torch.cuda.device_count()))
+    return (device,)
+
+
+def uses_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether convolutions run in bfloat16.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the network runs.
+    precision : Precision
+        What is asked for; ``AUTO`` is bfloat16 on GPUs with such arithmetic and on processors
+        with tiles for it (AMX). Vector instructions for it alone (AVX512-BF16) are no gain: see
+        ``docs/adr/0010``.
+
+    Returns
+    -------
+    bool
+        True for bfloat16, False for float32.
+    """
+    if precision is not Precision.AUTO:
+        return precision is Precision.BFLOAT16
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))

@@ -116,11 +116,11 @@ class _Run:
 def one_run(slide: Path, workers: int) -> _Run:
     """Preprocess a slide in this process, then decode the tiles of its patches."""
     path = slide.with_suffix(f".{workers}.zarr")
-    _preprocess(repeated_slide(slide.parent, UNIT_PX), path, workers)
+    preprocess_afresh(repeated_slide(slide.parent, UNIT_PX), path, workers)
     begin, cpu = time.perf_counter(), time.process_time()
-    made = _preprocess(slide, path, workers)
+    made = preprocess_afresh(slide, path, workers)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    peak = _peak_mib()
+    peak = peak_mib()
     tiles = compressed_tiles(slide, made.store.grid.level_xy)
     decode_cpu = time.process_time()
     decode_seconds = decode(tiles, workers)
@@ -139,13 +139,15 @@ def one_run(slide: Path, workers: int) -> _Run:
     return run
 
 
-def _preprocess(slide: Path, path: Path, workers: int) -> Preprocessed:
+def preprocess_afresh(slide: Path, path: Path, workers: int) -> Preprocessed:
+    """Preprocess a slide as if no store of it were there."""
     shutil.rmtree(path, ignore_errors=True)
     job = SlideJob(path=slide, slide_id=slide.stem)
     return preprocess_slide(job, path, load_config(), workers=workers, overwrite=True)
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """Return the most memory that this process has held, MiB."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -1,4 +1,4 @@
-"""Bags, folds, training and the run: known truth, parts that share nothing, and what is kept on disk."""
+"""Bags, folds, training and the run: known truth, parts that share nothing, and what is kept."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Normalise(nn.Module):
         # row by row, and not by channel, which would take a processor ten times as long
         mean, std = (unit * self.mean).repeat(width), (unit * self.std).repeat(width)
         rows = pixels.flatten(2).float().sub_(mean).div_(std)
-        return rows.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 class Unmix(nn.Module):

@@ -23,6 +23,7 @@ from wsi_models.train import Task, TrainConfig, train
 from tests.labelled import write_images
 from tests.training import cpu
 from wsi_pipeline.cli import main
+from wsi_pipeline.export.parquet import read_predictions
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import TrainingData
 
@@ -219,19 +220,26 @@ def test_references_are_thinned_out_evenly_by_chance() -> None:
     )
 
 
-def test_a_slide_gets_its_map_of_clusters(
+def test_a_slide_gets_its_map_of_clusters_with_and_without_a_store(
     work: Path, known_slide: KnownSlide, tmp_path: Path
 ) -> None:
-    call(
-        "run", known_slide.path, "--out", tmp_path, "--model", work / "run" / "bundle",
-        "--no-store", "--quiet",
-    )  # fmt: skip
-    (folder,) = (path.parent for path in tmp_path.rglob("predictions.geojson"))
-    assert (folder / "heatmap.png").stat().st_size > 10_000
-    collection = json.loads((folder / "predictions.geojson").read_text())
-    names = {item["properties"]["classification"]["name"] for item in collection["features"]}
-    assert len(collection["features"]) > 100
-    assert names <= {f"cluster {k}" for k in range(1, 21)}
+    found = []
+    for name, flags in (("stored", ()), ("direct", ("--no-store",))):
+        out = tmp_path / name
+        call(
+            "run", known_slide.path, "--out", out, "--model", work / "run" / "bundle",
+            "--quiet", *flags,
+        )  # fmt: skip
+        (folder,) = (path.parent for path in out.rglob("predictions.geojson"))
+        assert (folder / "heatmap.png").stat().st_size > 10_000
+        collection = json.loads((folder / "predictions.geojson").read_text())
+        names = {item["properties"]["classification"]["name"] for item in collection["features"]}
+        assert len(collection["features"]) > 100
+        assert names <= {f"cluster {k}" for k in range(1, 21)}
+        found.append(read_predictions(folder / "predictions.parquet"))
+    stored, direct = found
+    assert np.array_equal(stored.xy, direct.xy)
+    assert np.allclose(stored.prob, direct.prob, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 12, 13, 100])

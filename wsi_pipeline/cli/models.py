@@ -76,5 +76,13 @@ def model_spec(config: BundleConfig) -> ModelSpec:
 
 
 def model_defaults(model: TrainedModel) -> dict[str, dict[str, Any]]:
-    """Return the tile geometry the model was trained for, as configuration values."""
-    return {"tile": {"mpp": model.spec.mpp, "patch_size": model.spec.patch_px}}
+    """Return what a run needs for a model, as configuration values.
+
+    That is the tile geometry it was trained for and, if it takes RGB, stores that keep it.
+    """
+    defaults: dict[str, dict[str, Any]] = {
+        "tile": {"mpp": model.spec.mpp, "patch_size": model.spec.patch_px}
+    }
+    if model.spec.input == "rgb":
+        defaults["store"] = {"keep_rgb": True}
+    return defaults

@@ -39,10 +39,10 @@ def run(inputs: tuple[str, ...], model_name: str, no_store: bool, **values: Any)
         wsi-pipeline run slides/ --out results --shard-index 3 --shard-count 10
         wsi-pipeline run slides/ --out s3://bucket/results
 
-    Resolution and patch size come from the model unless you give them. Look at OUT/index.html
-    first; OUT/<slide_id>/<model>/ holds predictions.parquet, predictions.geojson (drag it onto
-    the slide in QuPath) and heatmap.png. The exit code is 1 when a slide failed; the others are
-    done all the same.
+    Resolution and patch size come from the model unless you give them, and patches are kept in
+    RGB too if it takes those. Look at OUT/index.html first; OUT/<slide_id>/<model>/ holds
+    predictions.parquet, predictions.geojson (drag it onto the slide in QuPath) and heatmap.png.
+    The exit code is 1 when a slide failed; the others are done all the same.
 
     While a slide is predicted, the next is read. At the end you are told where the time went and
     which option would save most of it.

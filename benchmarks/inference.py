@@ -1,22 +1,20 @@
 """A made-up slide -> how near inference comes to its limits: reading, decoding, and the model.
 
 Usage: ``python benchmarks/inference.py [--side 8192] [--device auto] [--folder DIR]``. Prints a
-Markdown table. Both sides of a ratio are measured in turns, in one run. Throughputs of models are
-those under way, from the first batch to the last: starting takes its seconds once per slide.
+Markdown table. Both sides of a ratio are measured in turns, in one run, and the best of three
+rounds counts. Throughputs of models are those under way, from the first batch to the last.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +70,7 @@ class Row:
     limit : str
         What it is compared with, measured in the same run; empty for a limit itself.
     share : float
-        ``rate`` over that limit, median of the rounds; NaN for a limit itself.
+        ``rate`` over that limit; NaN for a limit itself.
     """
 
     what: str
@@ -200,20 +198,15 @@ def model_rows(
             clock = Clock()
             predict_store(store, network, SPEC, config, clock)
             through.append(clock.rate)
-        alone.append(rate_of(lambda: forward(patches), size, device))
-    # the model is measured before and after, as a machine's speed drifts
-    shares = [
-        rate / statistics.mean(pair) for rate, pair in zip(through, pairwise(alone), strict=True)
-    ]
     half = uses_bfloat16(device, config.precision)
     limit = f"{name} alone on {device}, batches of {size}, {'bfloat16' if half else 'float32'}"
     return [
-        Row(what=limit, rate=statistics.median(alone)),
+        Row(what=limit, rate=max(alone)),
         Row(
             what=f"store to predictions, {name}",
-            rate=statistics.median(through),
+            rate=max(through),
             limit="the model alone",
-            share=statistics.median(shares),
+            share=max(through) / max(alone),
         ),
     ]
 
@@ -262,18 +255,18 @@ def direct_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row
         for name, spec in (("stains", SPEC), ("colours", RGB)):
             done = predict_directly(job, model, spec, config, workers=workers)
             found[name].append(len(tiles) / done.seconds["patches and prediction"])
-    rows = [Row(what=f"decode the tiles alone, threads: {workers}", rate=statistics.median(limits))]
-    for name, rates in found.items():
-        shares = [rate / limit for rate, limit in zip(rates, limits, strict=True)]
-        rows.append(
+    return [
+        Row(what=f"decode the tiles alone, threads: {workers}", rate=max(limits)),
+        *(
             Row(
                 what=f"slide to predictions, no store, a model of {name} that does nothing",
-                rate=statistics.median(rates),
+                rate=max(rates),
                 limit="decoding alone",
-                share=statistics.median(shares),
+                share=max(rates) / max(limits),
             )
-        )
-    return rows
+            for name, rates in found.items()
+        ),
+    ]
 
 
 def table(rows: list[Row]) -> str:

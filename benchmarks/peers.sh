@@ -1,6 +1,8 @@
 #!/bin/sh
 # Make an environment of its own for the peers that benchmarks/all.py compares with.
 # Usage: sh benchmarks/peers.sh FOLDER [PYTHON]
+# Left out: torch-staintools and tiatoolbox, which need torchvision, whose compiled part on PyPI
+# needs the CUDA build of PyTorch, and CLAM, which is not on PyPI.
 # The file of PyTorch that is pinned here is the one for processors; others bring gigabytes of CUDA.
 set -eu
 
@@ -16,6 +18,3 @@ python=${2:-python3}
     hs2p==6.1.0 \
     openslide-python \
     openslide-bin
-
-# Its dependency torchvision has no file for processors on PyPI: what needs it is not compared.
-"$folder/bin/pip" install --quiet --disable-pip-version-check --no-deps torch-staintools==1.0.7

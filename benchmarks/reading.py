@@ -1,8 +1,8 @@
 """A tiled JPEG slide -> tiles per second by each reader, on the grid of tiles and off it.
 
 Usage: ``python benchmarks/reading.py FOLDER [--side 8192]``. Every reader gives RGB pixels of the
-same places; the readers take turns, best of some. What reads stored tiles only has no figure off
-the grid.
+same places; they take turns, best of some, and open the slide anew each time, so that none finds
+tiles of the turn before. What reads stored tiles only has no figure off the grid.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from wsi_pipeline.slide import open_slide
 
 OFF_GRID_PX = 100
 """How far places off the grid lie from the corner of a tile, in both directions."""
+
+STORED_TILES = "tifffile, stored tiles"
 
 Places = NDArray[np.int64]
 Read = Callable[[int, int], NDArray[np.uint8]]
@@ -47,7 +50,7 @@ class ReadingRow:
     off_grid_per_s: float | None
 
 
-def _by_us(path: Path, name: ReaderName, stack: ExitStack) -> Read:
+def _by_us(name: ReaderName, path: Path, stack: ExitStack) -> Read:
     slide = stack.enter_context(open_slide(path, ReadConfig(reader=name)))
     return lambda x, y: slide.read_level(0, (x, y), (TILE_PX, TILE_PX))
 
@@ -56,7 +59,8 @@ def _by_openslide(path: Path, stack: ExitStack) -> Read:
     slide = stack.enter_context(openslide.OpenSlide(path))
 
     def read(x: int, y: int) -> NDArray[np.uint8]:
-        return np.asarray(slide.read_region((x, y), 0, (TILE_PX, TILE_PX)).convert("RGB"))
+        region = slide.read_region((x, y), 0, (TILE_PX, TILE_PX)).convert("RGB")
+        return np.asarray(region, dtype=np.uint8)
 
     return read
 
@@ -70,29 +74,29 @@ def _by_tifffile(path: Path, stack: ExitStack) -> Read:
         index = y // TILE_PX * columns + x // TILE_PX
         data = os.pread(file.fileno(), page.databytecounts[index], page.dataoffsets[index])
         pixels, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
-        return np.asarray(pixels)[0]
+        tile: NDArray[np.uint8] = np.asarray(pixels, dtype=np.uint8)[0]
+        return tile
 
     return read
 
 
-@contextmanager
-def readers(path: Path) -> Iterator[dict[str, Read]]:
-    """Open a slide by every reader."""
-    with ExitStack() as stack:
-        yield {
-            "openslide-python": _by_openslide(path, stack),
-            "tifffile, stored tiles": _by_tifffile(path, stack),
-            "ours, by OpenSlide": _by_us(path, ReaderName.OPENSLIDE, stack),
-            "ours, direct": _by_us(path, ReaderName.TIFF, stack),
-        }
+READERS: dict[str, Callable[[Path, ExitStack], Read]] = {
+    "openslide-python": _by_openslide,
+    STORED_TILES: _by_tifffile,
+    "ours, by OpenSlide": partial(_by_us, ReaderName.OPENSLIDE),
+    "ours, direct": partial(_by_us, ReaderName.TIFF),
+}
 
 
-def _seconds(read: Read, places: Places, workers: int) -> float:
-    def run(start: int) -> None:
-        for x, y in places[start : start + RUN].tolist():
-            read(x, y)
+def _seconds(path: Path, name: str, places: Places, workers: int) -> float:
+    """Read places in a slide that has just been opened."""
+    with ExitStack() as stack, ThreadPoolExecutor(workers) as pool:
+        read = READERS[name](path, stack)
 
-    with ThreadPoolExecutor(workers) as pool:
+        def run(start: int) -> None:
+            for x, y in places[start : start + RUN].tolist():
+                read(x, y)
+
         begin = time.perf_counter()
         list(pool.map(run, range(0, len(places), RUN)))
         return time.perf_counter() - begin
@@ -104,27 +108,23 @@ def measure(
     """Measure every reader with each number of threads."""
     corners = all_corners(side_px)
     inside = corners[(corners < side_px - TILE_PX).all(axis=1)]
+    slide = repeated_slide(folder, side_px)
+    placed = [name for name in READERS if name != STORED_TILES]
     rows = []
-    with readers(repeated_slide(folder, side_px)) as opened:
-        for count in workers:
-            on = _rates(opened, inside, count, repeats)
-            off = _rates(
-                {name: read for name, read in opened.items() if "stored" not in name},
-                inside + OFF_GRID_PX,
-                count,
-                repeats,
-            )
-            rows += [ReadingRow(name, count, on[name], off.get(name)) for name in opened]
+    for count in workers:
+        on = _rates(slide, list(READERS), inside, count, repeats)
+        off = _rates(slide, placed, inside + OFF_GRID_PX, count, repeats)
+        rows += [ReadingRow(name, count, on[name], off.get(name)) for name in READERS]
     return rows
 
 
 def _rates(
-    opened: dict[str, Read], places: Places, workers: int, repeats: int
+    slide: Path, names: list[str], places: Places, workers: int, repeats: int
 ) -> dict[str, float]:
-    best = dict.fromkeys(opened, float("inf"))
+    best = dict.fromkeys(names, float("inf"))
     for _ in range(repeats):
-        for name, read in opened.items():
-            best[name] = min(best[name], _seconds(read, places, workers))
+        for name in names:
+            best[name] = min(best[name], _seconds(slide, name, places, workers))
     return {name: len(places) / seconds for name, seconds in best.items()}
 
 

@@ -22,8 +22,8 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.inference import Feed, choose_devices, he_feed, run_network, unmixing_feed
 from wsi_pipeline.inference.batches import SMALLEST_BATCH, automatic_batch_size, find_batch_size
 from wsi_pipeline.inference.devices import uses_bfloat16
-from wsi_pipeline.inference.feeds import Unmix
 from wsi_pipeline.inference.folding import fold_batch_norms
+from wsi_pipeline.inference.stages import Normalise, Unmix
 from wsi_pipeline.stain import encode_he, fixed_stain_matrix
 from wsi_pipeline.types import ModelSpec, NoProgress, StainMatrix
 
@@ -281,6 +281,28 @@ def test_networks_of_colours_are_folded_too() -> None:
     classifier = Classifier(network).eval()
 
     assert norms(fold_batch_norms(classifier, torch.randn(2, 3, 64, 64))) == 0
+
+
+@pytest.mark.parametrize("colours_last", [True, False])
+@pytest.mark.parametrize("channels", [2, 3])
+def test_normalising_bytes_by_table_gives_the_bits_of_the_formula(
+    channels: int, colours_last: bool
+) -> None:
+    mean, std = (0.1, 0.37, 0.9)[:channels], (0.11, 0.5, 1.3)[:channels]
+    values = torch.randint(0, 256, (3, channels, 20, 24), dtype=torch.uint8)
+    if colours_last:
+        values = values.contiguous(memory_format=torch.channels_last)
+
+    given = Normalise(replace(SPEC, mean=mean, std=std))(values[:, :, 2:18, 3:19])
+
+    scaled = values[:, :, 2:18, 3:19].float() - 255 * torch.tensor(mean).view(1, -1, 1, 1)
+    assert torch.equal(given, scaled / (255 * torch.tensor(std).view(1, -1, 1, 1)))
+    assert given.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_channels_without_a_mean_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 channels cannot be normalised by 2 means"):
+        Normalise(SPEC)(torch.zeros((1, 3, 8, 8), dtype=torch.uint8))
 
 
 STAINS = [

@@ -330,7 +330,7 @@ class DamagedSource(Source):
 def test_reading_errors_arrive_and_leave_no_threads() -> None:
     source = DamagedSource(make_source(100).he)
 
-    with pytest.raises(OSError, match="patches 64 to 100 cannot be read"):
+    with pytest.raises(OSError, match="patches 32 to 64 cannot be read"):
         predict_store(source, Means(), SPEC, CPU)
 
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]

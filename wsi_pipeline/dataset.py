@@ -21,6 +21,10 @@ ReadRange = Callable[[int, int], NDArray[Any]]
 order of memory; called from several threads."""
 
 
+SPARE_BLOCKS = 2
+"""Blocks that are read or wait while every reader has one: no reader stops while one is taken."""
+
+
 def read_ahead(
     read: ReadRange,
     count: int,
@@ -44,7 +48,7 @@ def read_ahead(
         Side of a centre crop; the whole patch if not given. An odd margin leaves the extra row
         and column at the bottom right.
     readers : int
-        Threads that read ahead; so many blocks, and one more, are in memory.
+        Threads that read ahead; so many blocks, and :data:`SPARE_BLOCKS` more, wait in memory.
     pin : bool
         Put blocks into pinned memory, from which a GPU copies in the background.
 
@@ -71,7 +75,7 @@ def read_ahead(
     waiting: deque[Future[tuple[int, Tensor]]] = deque()
     with ThreadPoolExecutor(readers, thread_name_prefix="read-ahead") as pool:
         try:
-            waiting.extend(pool.submit(load, *r) for r in islice(ranges, readers))
+            waiting.extend(pool.submit(load, *r) for r in islice(ranges, readers + SPARE_BLOCKS))
             while waiting:
                 loaded = waiting.popleft().result()
                 waiting.extend(pool.submit(load, *r) for r in islice(ranges, 1))

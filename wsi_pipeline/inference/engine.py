@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.inference.feeds import Feed
     from wsi_pipeline.types import ModelSpec, Progress
 
-READ_PATCHES = 64
+READ_PATCHES = 32
 """Fewest patches read at once; more where a batch is larger."""
 
 BATCHES_AHEAD = 2

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from wsi_pipeline.stain import HeEncoder, unpack_counts
+from wsi_pipeline.inference.stages import Normalise, Unmix
 
 if TYPE_CHECKING:
     from wsi_pipeline.dataset import ReadRange
@@ -87,57 +86,3 @@ def unmixing_feed(
 def _channels_first(read: ReadRgb) -> ReadRange:
     """Turn the axes, not the memory: torch's ``channels_last``."""
     return lambda start, stop: read(start, stop).transpose(0, 3, 1, 2)
-
-
-class Normalise(nn.Module):
-    """Stored values -> ``(v / 255 - mean) / std``, float32, shape (B, C, P, P), channels last.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        Mean and deviation per channel, for values in [0, 1].
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(spec.mean))
-        self.register_buffer("std", torch.tensor(spec.std))
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Normalise uint8 values of 0 to 255, or floating point values of 0 to 1."""
-        unit = 255.0 if values.dtype == torch.uint8 else 1.0
-        pixels = values.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        width, channels = pixels.shape[2:]
-        # row by row, and not by channel, which would take a processor ten times as long
-        mean, std = (unit * self.mean).repeat(width), (unit * self.std).repeat(width)
-        rows = pixels.flatten(2).float().sub_(mean).div_(std)
-        return rows.view(pixels.shape).permute(0, 3, 1, 2)
-
-
-class Unmix(nn.Module):
-    """RGB patches (B, 3, P, P) -> H/E patches (B, 2, P, P), both uint8, on any device.
-
-    The table and the integers of :class:`wsi_pipeline.stain.HeEncoder`, so every value is the same.
-
-    Parameters
-    ----------
-    stains : StainMatrix
-        Stain vectors and maxima of the slide the patches are from.
-    """
-
-    table: Tensor
-
-    def __init__(self, stains: StainMatrix) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.from_numpy(HeEncoder(stains).table))
-
-    def forward(self, rgb: Tensor) -> Tensor:
-        """Unmix a batch."""
-        red, green, blue = (
-            row.take(rgb[:, channel].long()) for channel, row in enumerate(self.table)
-        )
-        planes = torch.stack(unpack_counts(red + green + blue), dim=1)
-        return planes.clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,98 @@
+"""The steps from patches as they are read to the input of a network, as modules for any device.
+
+Their arithmetic alone: how patches are read, and what the network does with them, is not known
+here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsi_pipeline.compiled import compiled
+from wsi_pipeline.stain import HeEncoder, unpack_counts
+
+if TYPE_CHECKING:
+    from wsi_pipeline.types import ModelSpec, StainMatrix
+
+
+class Normalise(nn.Module):
+    """Stored values -> ``(v / 255 - mean) / std``, float32, shape (B, C, P, P), channels last.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Mean and deviation per channel, for values in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
+        every = torch.arange(256, dtype=torch.uint8).repeat(len(spec.mean), 1).T
+        self._table = self._compute(every[:, :, None, None])[:, :, 0, 0].T.contiguous().numpy()
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise uint8 values of 0 to 255, or floating point values of 0 to 1."""
+        if values.dtype == torch.uint8 and values.device.type == "cpu":
+            return self._look_up(values)
+        return self._compute(values).contiguous(memory_format=torch.channels_last)
+
+    def _compute(self, values: Tensor) -> Tensor:
+        unit = 255.0 if values.dtype == torch.uint8 else 1.0
+        return values.float().sub_(self.mean * unit).div_(self.std * unit)
+
+    def _look_up(self, values: Tensor) -> Tensor:
+        """Take each value from a table: five times as fast on a processor, the same bits."""
+        count, channels, height, width = values.shape
+        if channels != len(self._table):
+            raise ValueError(
+                f"{channels} channels cannot be normalised by {len(self._table)} means"
+            )
+        pixels = np.empty((count, height, width, channels), dtype=np.float32)
+        _fill(values.numpy(), self._table, pixels)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+@compiled
+def _fill(
+    values: NDArray[np.uint8], table: NDArray[np.float32], pixels: NDArray[np.float32]
+) -> None:
+    for i in range(values.shape[0]):
+        for y in range(values.shape[2]):
+            for c in range(values.shape[1]):
+                for x in range(values.shape[3]):
+                    pixels[i, y, x, c] = table[c, values[i, c, y, x]]
+
+
+class Unmix(nn.Module):
+    """RGB patches (B, 3, P, P) -> H/E patches (B, 2, P, P), both uint8, on any device.
+
+    The table and the integers of :class:`wsi_pipeline.stain.HeEncoder`, so every value is the same.
+
+    Parameters
+    ----------
+    stains : StainMatrix
+        Stain vectors and maxima of the slide the patches are from.
+    """
+
+    table: Tensor
+
+    def __init__(self, stains: StainMatrix) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.from_numpy(HeEncoder(stains).table))
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Unmix a batch."""
+        red, green, blue = (
+            row.take(rgb[:, channel].long()) for channel, row in enumerate(self.table)
+        )
+        planes = torch.stack(unpack_counts(red + green + blue), dim=1)
+        return planes.clamp_(0, 255).to(torch.uint8)

@@ -11,7 +11,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from wsi_pipeline.store import PatchStore
 
 ROUNDS = 3
-SECONDS_MODEL_ONLY = 3.0
 PROCESSOR_SIDE_PX = 4096
 """Side of the slide for models on a processor, on which CLASS-M takes a minute per 1000 patches."""
 
@@ -194,7 +193,7 @@ def model_rows(
         patches = patches.contiguous(memory_format=torch.channels_last)
         alone, through = [], []
         for _ in range(ROUNDS):
-            alone.append(rate_of(lambda: forward(patches), size, device))
+            alone.append(rate_of(forward, patches, len(store)))
             clock = Clock()
             predict_store(store, network, SPEC, config, clock)
             through.append(clock.rate)
@@ -225,22 +224,20 @@ def computing(
         yield folded
 
 
-def rate_of(work: Callable[[], object], patches: int, device: torch.device) -> float:
-    """Measure patches per second of some work on a device, for a few seconds."""
+def rate_of(network: nn.Module, batch: Tensor, count: int) -> float:
+    """Measure patches per second of a network that gets the same batch again and again."""
 
-    def finish() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    def finish() -> float:
+        if batch.device.type == "cuda":
+            torch.cuda.synchronize(batch.device)
+        return time.perf_counter()
 
-    work()
-    finish()
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < SECONDS_MODEL_ONLY:
-        for _ in range(4):
-            work()
-        finish()
-        done += 4 * patches
-    return done / (time.perf_counter() - began)
+    network(batch)
+    batches = -(-count // len(batch))
+    began = finish()
+    for _ in range(batches):
+        network(batch)
+    return batches * len(batch) / (finish() - began)
 
 
 def direct_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row]:

@@ -91,8 +91,8 @@ def run_network(
         first, *others = replicas
         with ThreadPoolExecutor(len(replicas), "predict") as pool, closing(shared):
             consumed = [pool.submit(replica.consume, shared) for replica in others]
-            # in the thread that has computed before: on a processor, a second team of OpenMP
-            # threads would make both sleep at every barrier, for a third of the speed
+            # in the thread that has computed before: a second one, with an OpenMP team of its own,
+            # is slower by a third on a processor (docs/adr/0010)
             first.consume(shared)
             for future in consumed:
                 future.result()

@@ -15,7 +15,7 @@ from wsi_pipeline.synthetic import write_synthetic_slide
 def data_dir() -> Path:
     """Folder of real slides: ``WSI_DATA``, or ``../shared/data`` beside the checkout."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("WSI_DATA", default))
+    folder = Path(os.environ.get("WSI_DATA", default)).resolve()
     if not (folder / "slides").is_dir():
         pytest.skip(f"no real slides at {folder}; set WSI_DATA to their folder")
     return folder

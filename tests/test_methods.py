@@ -150,6 +150,7 @@ def test_published_settings_are_the_defaults() -> None:
     assert config.encoder.name == "resnet18"
     assert (config.views.patch_px, config.views.rotation) == (256, "any")
     assert (config.views.rgb_jitter, config.views.channel_brightness) == (0.1, 0.1)
+    assert (config.views.blur_px, config.views.noise) == (0, 0)
     assert (config.mixing.views, config.mixing.temperature, config.mixing.alpha) == (2, 0.5, 0.75)
     assert (config.mixing.unlabelled_weight, config.mixing.ramp_epochs) == (7.5, 16)
     assert (config.ema_decay, config.ema_restart_epoch, config.extra_decay) == (0.999, 1, 0.02)

@@ -13,7 +13,8 @@ from torch.nn import functional
 from wsi_models.methods import Batch
 from wsi_models.views import RgbViewConfig, RgbViews, SiameseViewConfig, SiameseViews
 from wsi_models.views.color import turn_hue
-from wsi_models.views.siamese import gaussian_blur, resized_crops
+from wsi_models.views.focus import gaussian_blur
+from wsi_models.views.siamese import resized_crops
 
 from tests.tiny_patches import tiny_batch
 
@@ -80,7 +81,7 @@ def test_the_whole_patch_at_its_own_size_is_itself_or_its_mirror() -> None:
 def test_a_blur_is_that_of_skimage_for_each_patch() -> None:
     rgb = torch.rand((3, 3, 20, 20), generator=_generator())
     deviation = torch.tensor([0.3, 1.0, 2.0])
-    found = gaussian_blur(rgb, deviation, 6)
+    found = gaussian_blur(rgb, deviation, 2.0)
     for patch, sigma, blurred in zip(rgb, deviation.tolist(), found, strict=True):
         expected = gaussian(  # type: ignore[no-untyped-call]  # publishes no types
             patch.numpy(), sigma, mode="nearest", truncate=6 / sigma, channel_axis=0

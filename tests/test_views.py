@@ -29,6 +29,7 @@ from wsi_models.views.color import (
     separate,
     view_channels,
 )
+from wsi_models.views.focus import add_noise, defocus
 from wsi_models.views.geometry import (
     Placement,
     Rotation,
@@ -126,6 +127,25 @@ class TestColor:
         assert 1.08 < float(factors.max()) <= 1.1
         assert abs(float(torch.corrcoef(factors.T)[0, 1])) < 0.3
         assert float(jitter_brightness(torch.ones(9, 2, 1, 1), 0.1, _generator()).max()) == 1
+
+    def test_every_channel_is_blurred_by_a_deviation_of_its_own(self) -> None:
+        spot = torch.zeros(40, 2, 21, 21)
+        spot[:, :, 10, 10] = 1
+        blurred = defocus(spot, 1.5, _generator())
+        torch.testing.assert_close(blurred.sum(dim=(2, 3)), torch.ones(40, 2))
+        peaks = blurred[:, :, 10, 10]
+        assert float(peaks.max()) > 0.9  # hardly blurred
+        # the peak of a Gaussian of deviation 1.5 px, which none lies below
+        assert 0.065 < float(peaks.min()) < 0.1
+        assert abs(float(torch.corrcoef(peaks.T)[0, 1])) < 0.5
+
+    def test_noise_is_as_strong_as_drawn_and_stays_in_range(self) -> None:
+        channels = torch.full((60, 2, 40, 40), 0.5)
+        deviations = add_noise(channels, 0.06, _generator()).std(dim=(2, 3))
+        assert float(deviations.min()) < 0.005
+        assert 0.055 < float(deviations.max()) < 0.065
+        noisy = add_noise(torch.ones(9, 2, 8, 8), 0.5, _generator())
+        assert (float(noisy.min()) >= 0) & (float(noisy.max()) <= 1)
 
     def test_separation_equals_least_squares_per_pixel(self) -> None:
         rgb = torch.randint(0, 256, (2, 3, 4, 5), generator=_generator(), dtype=torch.uint8)
@@ -305,6 +325,21 @@ class TestStainViews:
         assert torch.equal(views, views[..., :1, :1].expand_as(views))
         expected = 0.5 / (2 * MAXIMA).to(torch.float32)
         assert float((views[:, :, 0, 0] / expected - 1).abs().max()) < 0.6
+
+    @pytest.mark.parametrize("worsened", [{"blur_px": 1.5}, {"noise": 0.06}])
+    def test_blur_and_noise_are_drawn_only_where_asked_for(
+        self, worsened: dict[str, float]
+    ) -> None:
+        batch = tiny_batch(3, 4)
+        sharp = StainViews(StainViewConfig(patch_px=32), PLAIN).random(batch, _generator())
+        config = StainViewConfig.model_validate({"patch_px": 32, **worsened})
+        views = StainViews(config, PLAIN).random(batch, _generator())
+        assert 0 <= float(views.min()) <= float(views.max()) <= 1
+        assert not torch.equal(views, sharp)
+        # on average the same picture: neither moves pixels nor changes how much stain there is
+        torch.testing.assert_close(
+            views.mean(dim=(2, 3)), sharp.mean(dim=(2, 3)), atol=0.02, rtol=0
+        )
 
     def test_normalisation_is_applied_and_stored(self) -> None:
         batch = tiny_batch(2, 2)

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).with_name("results.csv")
 
+ENCODERS: dict[str, dict[str, Any]] = {
+    "efficientnet_lite0": {"name": "efficientnet_lite0"},
+    "resnet18": {"name": "resnet18"},
+    # random weights; a dozen times cheaper than the others, so that runs can be longer
+    "small": {"name": "small", "planes": [16, 32, 64, 128]},
+}
+
 VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("supervised", ""): {"method": "supervised"},
     ("fixmatch", ""): {"method": "fixmatch"},
@@ -120,7 +127,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", help="only these")
     parser.add_argument("--ablations", action="store_true", help="the ablations too")
-    parser.add_argument("--encoder", default="efficientnet_lite0")
+    parser.add_argument("--encoder", choices=ENCODERS, default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=64, help="side of the input, px")
     parser.add_argument("--batch", type=int, default=10, help="labelled patches of a step")
     parser.add_argument("--epochs", type=int, default=4)
@@ -133,10 +140,11 @@ def recipe(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed:
     """Build the recipe of one run: what is common to all, then what is chosen."""
     method: dict[str, Any] = {
         **chosen,
-        "encoder": {"name": options.encoder},
+        "encoder": ENCODERS[options.encoder],
         "views": {"patch_px": options.size, **chosen.get("views", {})},
         "labelled_per_step": options.batch,
-        "ema_decay": 0.95,
+        # the average spans the same part of every run: 0.95 for 150 steps
+        "ema_decay": 1 - 7.5 / (options.epochs * options.iterations),
         "optimisation": {"name": "adam", "lr": 3e-4, "schedule": "constant"},
     }
     if chosen["method"] != "supervised":

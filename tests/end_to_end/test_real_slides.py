@@ -82,10 +82,10 @@ def test_predictions_are_equal_where_pixels_are(out: Path) -> None:
 def test_predictions_agree_where_pixels_were_compressed_again(out: Path, name: str) -> None:
     one, other = predictions(out, "svs"), predictions(out, name)
     first, second = np.sort(one.prob, axis=1)[:, :-3:-1].T
-    # the embedded model knows synthetic tissue only; labels may differ where it wavers
-    decided = first - second > 0.6
+    # the embedded model is at a loss with real tissue; labels may differ where it wavers
+    decided = first - second > 0.25
 
-    assert np.abs(one.prob - other.prob).mean() < 0.1
+    assert np.abs(one.prob - other.prob).mean() < 0.08
     assert decided.sum() >= 5
     assert (one.label == other.label)[decided].all()
 

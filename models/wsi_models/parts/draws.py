@@ -23,6 +23,11 @@ def uniform(
     return (low + (high - low) * draws).to(device)
 
 
+def normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw float32 values from N(0, 1)."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(device)
+
+
 def integers(
     shape: tuple[int, ...], count: int, generator: torch.Generator, device: torch.device
 ) -> Tensor:

@@ -45,6 +45,19 @@ class StainViewConfig(GeometryConfig):
     channel_brightness: float = Field(
         0.1, ge=0, lt=1, description="Jitter of each stain on its own, after separation."
     )
+    blur_px: float = Field(
+        0.0,
+        ge=0,
+        description="Most deviation of a blur of each stain, px, drawn for each patch; for "
+        "scanners that focus or compress differently. The paper has none.",
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Most deviation of noise added to each stain, in [0, 1], drawn for each "
+        "patch. The paper has none.",
+    )
     stain_matrix: Literal["slide", "fixed"] = Field(
         "slide", description="The slide's own stain matrix, or the published one for all."
     )

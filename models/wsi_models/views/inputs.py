@@ -22,6 +22,7 @@ from wsi_models.views.color import (
     jitter_rgb,
     view_channels,
 )
+from wsi_models.views.focus import add_noise, defocus
 from wsi_models.views.geometry import centre_crop, random_crops
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class StainViews(nn.Module):
     """The two stains of patches, as CLASS-M shows them to its network.
 
     In training: RGB jitter, separation with the slide's stain rows, a rotation, crop, flip and
-    brightness of its own for each channel, normalisation. In evaluation: separation, centre
-    crop, normalisation.
+    brightness of its own for each channel, blur and noise where asked for, normalisation. In
+    evaluation: separation, centre crop, normalisation.
 
     Parameters
     ----------
@@ -100,6 +101,10 @@ class StainViews(nn.Module):
         )
         if config.channel_brightness > 0:
             crops = jitter_brightness(crops, config.channel_brightness, generator)
+        if config.blur_px > 0:
+            crops = defocus(crops, config.blur_px, generator)
+        if config.noise > 0:
+            crops = add_noise(crops, config.noise, generator)
         return (crops - self.mean) / self.std
 
     def plain(self, patches: Patches) -> Tensor:

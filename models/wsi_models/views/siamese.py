@@ -16,14 +16,12 @@ from torch.nn import functional
 from wsi_models.parts import draws
 from wsi_models.views.color import LUMA, jitter_rgb, turn_hue
 from wsi_models.views.config import RgbViewConfig
+from wsi_models.views.focus import gaussian_blur
 from wsi_models.views.inputs import RgbViews, to_unit
 
 if TYPE_CHECKING:
     from wsi_models.views.config import SiameseViewConfig
     from wsi_models.views.inputs import Patches
-
-BLUR_REACH = 3
-"""Deviations after which the kernel of a blur ends."""
 
 
 class SiameseViews(nn.Module):
@@ -65,7 +63,7 @@ class SiameseViews(nn.Module):
         grey = (rgb * rgb.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
         rgb = torch.where(_some(rgb, config.grey_share, generator), grey, rgb)
         deviation = draws.uniform((len(rgb),), *config.blur_px, generator, rgb.device)
-        blurred = gaussian_blur(rgb, deviation, math.ceil(BLUR_REACH * config.blur_px[1]))
+        blurred = gaussian_blur(rgb, deviation, config.blur_px[1])
         rgb = torch.where(_some(rgb, config.blur_share, generator), blurred, rgb)
         return self._upright.normalise(rgb)
 
@@ -114,29 +112,6 @@ def resized_crops(rgb: Tensor, config: SiameseViewConfig, generator: torch.Gener
     size = [count, rgb.shape[1], config.patch_px, config.patch_px]
     grid = functional.affine_grid(matrix, size, align_corners=False)
     return functional.grid_sample(rgb, grid, padding_mode="border", align_corners=False)
-
-
-def gaussian_blur(rgb: Tensor, deviation: Tensor, reach: int) -> Tensor:
-    """Blur each patch by a Gaussian of its own.
-
-    Parameters
-    ----------
-    rgb : Tensor of shape (B, 3, P, P)
-        Patches; their borders are replicated.
-    deviation : Tensor of shape (B,)
-        Standard deviation, px.
-    reach : int
-        Pixels to either side after which the kernels end.
-    """
-    count = len(rgb)
-    steps = torch.arange(-reach, reach + 1, device=rgb.device)
-    kernel = (-0.5 * (steps / deviation[:, None]).square()).exp()
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(rgb.dtype)
-    # patches as channels, so that each meets its own kernel
-    planes = functional.pad(rgb.transpose(0, 1), (reach,) * 4, mode="replicate")
-    planes = functional.conv2d(planes, kernel.view(count, 1, 1, -1), groups=count)
-    planes = functional.conv2d(planes, kernel.view(count, 1, -1, 1), groups=count)
-    return planes.transpose(0, 1)
 
 
 def _some(rgb: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -49,7 +49,8 @@ def test_it_learns_and_says_how(tmp_path: Path) -> None:
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert progress.best_accuracy > 0.85
-    assert rows[-1]["pseudo_accuracy"] > 0.6
+    # 31 patches an epoch: one epoch says little
+    assert np.mean([row["pseudo_accuracy"] for row in rows[1:]]) > 0.7
     assert 1 / 3 < rows[0]["pseudo_confidence"] <= 1
     assert json.loads((tmp_path / "history.json").read_text()) == rows
     with (tmp_path / "history.csv").open() as file:

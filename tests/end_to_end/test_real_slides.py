@@ -83,9 +83,9 @@ def test_predictions_agree_where_pixels_were_compressed_again(out: Path, name: s
     one, other = predictions(out, "svs"), predictions(out, name)
     first, second = np.sort(one.prob, axis=1)[:, :-3:-1].T
     # the embedded model is at a loss with real tissue; labels may differ where it wavers
-    decided = first - second > 0.25
+    decided = first - second > 0.2
 
-    assert np.abs(one.prob - other.prob).mean() < 0.08
+    assert np.abs(one.prob - other.prob).mean() < 0.05
     assert decided.sum() >= 5
     assert (one.label == other.label)[decided].all()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 1 << 28
 """Pixels of sampled tiles kept for extraction: all of them, unless tiles are very large."""
+
+AHEAD_BYTES = 1 << 26
+"""Pixels read while the stain matrix is estimated and the store begun; a quarter of those kept."""
 
 BLOCK_PATCHES = 16
 """Patches one thread reads, unmixes and compresses in one go, at least."""
@@ -47,47 +51,80 @@ class TileReader:
     slide : Slide
         The slide, open.
     max_bytes : int
-        Most bytes kept of sampled tiles.
+        Most bytes kept of tiles that were sampled or read ahead.
     """
 
     def __init__(self, slide: Slide, max_bytes: int = KEPT_BYTES) -> None:
         self._slide = slide
-        self._room = max_bytes
-        self._kept: dict[tuple[int, int, int], NDArray[np.uint8]] = {}
+        self._room = self._all_room = max_bytes
+        self._kept: dict[_Key, Future[NDArray[np.uint8]]] = {}
         self._lock = Lock()
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept now."""
+        """Bytes kept now, and those that are being read ahead."""
         with self._lock:
-            return sum(pixels.nbytes for pixels in self._kept.values())
+            return self._all_room - self._room
 
     def sample(self, grid: TileGrid, index: int, side_px: int) -> NDArray[np.uint8]:
         """Read one kept tile of the grid as a patch of ``side_px``, RGB, to be read again."""
         key = _key(grid, index)
         pixels = self._read(key, grid.read_px)
-        with self._lock:
-            if pixels.nbytes <= self._room:
-                self._kept[key] = pixels
-                self._room -= pixels.nbytes
+        done: Future[NDArray[np.uint8]] = Future()
+        done.set_result(pixels)
+        self._keep(key, grid, lambda: done)
         return resize_square(pixels, side_px)
 
+    def read_ahead(self, grid: TileGrid, pool: Executor, sampled: Container[int]) -> None:
+        """Begin to read the first tiles of the grid, for whoever asks for them next.
+
+        Parameters
+        ----------
+        grid : TileGrid
+            The tiles.
+        pool : Executor
+            Reads them, after what it was given before.
+        sampled : container of int
+            Indices that :meth:`sample` keeps.
+        """
+        count = min(self._all_room, AHEAD_BYTES) // _tile_bytes(grid)
+        for index in range(min(count, len(grid))):
+            if index not in sampled:
+                key = _key(grid, index)
+                self._keep(key, grid, partial(pool.submit, self._read, key, grid.read_px))
+
     def patch(self, grid: TileGrid, index: int) -> NDArray[np.uint8]:
-        """Read one kept tile of the grid as it is stored, RGB; forgets what was sampled of it."""
+        """Read one kept tile of the grid as it is stored, RGB; forgets what was kept of it."""
         key = _key(grid, index)
         with self._lock:
-            pixels = self._kept.pop(key, None)
-            self._room += 0 if pixels is None else pixels.nbytes
-        return resize_square(
-            self._read(key, grid.read_px) if pixels is None else pixels, grid.patch_px
-        )
+            kept = self._kept.pop(key, None)
+            self._room += 0 if kept is None else _tile_bytes(grid)
+        pixels = self._read(key, grid.read_px) if kept is None else kept.result()
+        return resize_square(pixels, grid.patch_px)
 
-    def _read(self, key: tuple[int, int, int], read_px: int) -> NDArray[np.uint8]:
+    def _keep(
+        self, key: _Key, grid: TileGrid, begin: Callable[[], Future[NDArray[np.uint8]]]
+    ) -> None:
+        """Keep what is begun, if there is room."""
+        with self._lock:
+            if _tile_bytes(grid) <= self._room and key not in self._kept:
+                self._kept[key] = begin()
+                self._room -= _tile_bytes(grid)
+
+    def _read(self, key: _Key, read_px: int) -> NDArray[np.uint8]:
         level, x, y = key
         return self._slide.read_level(level, (x, y), (read_px, read_px))
 
 
-def _key(grid: TileGrid, index: int) -> tuple[int, int, int]:
+_Key = tuple[int, int, int]
+"""Level of a tile, and its top-left corner in px of that level."""
+
+
+def _tile_bytes(grid: TileGrid) -> int:
+    return 3 * grid.read_px**2
+
+
+def _key(grid: TileGrid, index: int) -> _Key:
     x, y = grid.level_xy[index].tolist()
     return grid.level, x, y
 

@@ -259,7 +259,8 @@ def survey_slide(
         grid = _without_blurred(slide, lay_grid(slide.info, mask, config.tile, roi), config, pool)
     with watch.stage("stain"):
         # from all tissue, so that stores of labelled and of other tiles share one matrix
-        stain = _estimate_stain(tiles, grid, config, pool)
+        # tiles that labels may drop are not read ahead
+        stain = _estimate_stain(tiles, grid, config, pool, ahead=job.labels is None)
     labelled = None
     if job.labels is not None:
         with watch.stage("labels"):
@@ -327,9 +328,17 @@ def _thumbnail(slide: Slide, overview: NDArray[np.uint8], overview_mpp: float) -
 
 
 def _estimate_stain(
-    tiles: TileReader, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
+    tiles: TileReader,
+    grid: TileGrid,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+    *,
+    ahead: bool,
 ) -> StainEstimate:
-    """Estimate the slide's matrix from the averaged pixels of a seeded sample of its tiles."""
+    """Estimate the slide's matrix from the averaged pixels of a seeded sample of its tiles.
+
+    The threads go on with the first tiles if they are to be read ``ahead``.
+    """
     side = max(1, round(grid.patch_px * grid.mpp / max(config.stain.pixel_um, grid.mpp)))
     indices = sample_tiles(grid, config.stain.sample_tiles, config.stain.seed)
     step = max(1, math.ceil(math.sqrt(len(indices) * side**2 / STAIN_PIXELS)))
@@ -337,7 +346,10 @@ def _estimate_stain(
     def read(index: int) -> NDArray[np.uint8]:
         return tiles.sample(grid, index, side)[::step, ::step].reshape(-1, 3)
 
-    pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *pool.map(read, indices.tolist())])
+    sampled = pool.map(read, indices.tolist())
+    if ahead:
+        tiles.read_ahead(grid, pool, frozenset(indices.tolist()))
+    pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *sampled])
     return estimate_stain_matrix(pixels, config.stain)
 
 

@@ -61,6 +61,9 @@ VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("class-m", "red and blue"): {"method": "class-m", "views": {"channels": "red_blue"}},
 }
 
+UNLABELLED = {"s5cl": 4}
+"""Unlabelled patches per labelled one, where it is not 1: as published."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -148,7 +151,7 @@ def recipe(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed:
         "optimisation": {"name": "adam", "lr": 3e-4, "schedule": "constant"},
     }
     if chosen["method"] != "supervised":
-        method["unlabelled_per_step"] = options.batch
+        method["unlabelled_per_step"] = options.batch * UNLABELLED.get(chosen["method"], 1)
     if chosen["method"] == "mixmatch" or (name == "class-m"):
         method["mixing"] = {"ramp_epochs": max(1, options.epochs // 2)}
     return Recipe.model_validate(

@@ -119,14 +119,16 @@ class Reader(ABC):
         level_width, level_height = self.level_sizes_wh[level]
         left, right = max(x, 0), min(x + width, level_width)
         top, bottom = max(y, 0), min(y + height, level_height)
-        pixels = np.full((height, width, 3), WHITE, dtype=np.uint8)
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+        if (right - left, bottom - top) != (width, height):
+            pixels.fill(WHITE)
         if left < right and top < bottom:
             self._fill(level, (left, top), pixels[top - y : bottom - y, left - x : right - x])
         return pixels
 
     @abstractmethod
     def _fill(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
-        """Write the rectangle at ``xy`` over white ``pixels`` (h, w, 3); it lies in the level."""
+        """Write all ``pixels`` (h, w, 3) of the rectangle at ``xy``, which lies in the level."""
 
     def close(self) -> None:
         """Release the file; may be called more than once."""

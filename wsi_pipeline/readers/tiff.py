@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import tifffile
 
 from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
-from wsi_pipeline.readers.base import Reader, SlideHeader
+from wsi_pipeline.readers.base import WHITE, Reader, SlideHeader
 from wsi_pipeline.readers.resolution import (
     MppCandidate,
     aperio_fields,
@@ -85,14 +85,12 @@ class TiffReader(Reader):
         for column in reversed(range(x // tile_width, -(-right // tile_width))):
             for row in range(y // tile_height, -(-bottom // tile_height)):
                 tile = self._cache.get((level, column, row), self._decode)
-                if tile is None:
-                    continue
                 left, top = column * tile_width, row * tile_height
                 x0, x1 = max(left, x), min(left + tile_width, right)
                 y0, y1 = max(top, y), min(top + tile_height, bottom)
-                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = tile[
-                    y0 - top : y1 - top, x0 - left : x1 - left
-                ]
+                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = (
+                    WHITE if tile is None else tile[y0 - top : y1 - top, x0 - left : x1 - left]
+                )
 
     def _decode(self, key: TileKey) -> NDArray[np.uint8] | None:
         level, column, row = key

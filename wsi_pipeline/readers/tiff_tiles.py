@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tifffile.tifffile import jpeg_decode_colorspace
 
 from wsi_pipeline.errors import UnsupportedSlideError
-from wsi_pipeline.readers.base import NotBrightfieldError, composite_on_white
+from wsi_pipeline.readers.base import WHITE, NotBrightfieldError, composite_on_white
 
 MAX_TILE_BYTES = 1 << 28
 """Largest decoded tile or strip, bytes; images in larger pieces cannot be read in little memory."""
@@ -130,7 +130,7 @@ class TiledPage:
         column, row, read_at
             As :meth:`decode` takes them.
         pixels : ndarray of the shape of a tile, uint8
-            Receives RGB; left as it is where the tile is missing.
+            Receives RGB, white where the tile is missing.
         """
         index = row * self.grid_wh[0] + column
         count = self.byte_counts[index]
@@ -138,8 +138,7 @@ class TiledPage:
             self.jpeg(read_at(self.offsets[index], count), out=pixels)
             return
         tile = self.decode(column, row, read_at)
-        if tile is not None:
-            pixels[...] = tile[: len(pixels), : pixels.shape[1]]
+        pixels[...] = WHITE if tile is None else tile[: len(pixels), : pixels.shape[1]]
 
     def _decode_segment(
         self, index: int, read_at: Callable[[int, int], bytes]

@@ -50,6 +50,7 @@ def test_every_option_has_help_and_is_shown() -> None:
         ("tile = 3\n", "tile must be a table"),
         ("[tile\n", "cannot be read as TOML"),
         ("[store]\nchunk_patches = 7\nshard_patches = 16\n", "multiple of"),
+        ('[store]\nhe_values = "float16"\nhe_bits = 5\n', "choose one of the two"),
         ('[read]\nreader = "magic"\n', "read.reader = 'magic'"),
     ],
 )

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from tests.stores import make_header, make_patches
+from tests.stores import make_header, make_patches, make_store
 from wsi_pipeline.config import HeValues, StoreConfig
 from wsi_pipeline.errors import StoreSchemaError
 from wsi_pipeline.store import StoreWriter
 from wsi_pipeline.store.schema import shard_layout
-from wsi_pipeline.store.shards import ChunkDamageError, ShardLayout, write_shard_file
+from wsi_pipeline.store.shards import ChunkDamageError, ShardLayout, round_to_bits, write_shard_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +61,29 @@ def test_zarr_reads_what_is_written(tmp_path: Path, n: int, he_values: HeValues)
     group = zarr.open_group(tmp_path / "a.zarr", mode="r")
     for name, values in patches.items():
         assert_array_equal(np.asarray(group[name]), values)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_values_are_rounded_to_the_nearest_that_fewer_bits_hold(bits: int) -> None:
+    values = np.arange(256, dtype=np.uint8)
+    rounded = round_to_bits(values, bits)
+    held = np.arange(0, 256, 2 ** (8 - bits))
+    distance = np.abs(values[:, None].astype(int) - held)
+    assert set(rounded.tolist()) == set(held.tolist())
+    assert_array_equal(np.abs(values.astype(int) - rounded), distance.min(axis=1))
+    assert_array_equal(round_to_bits(rounded, bits), rounded)
+
+
+def test_fewer_bits_round_he_alone_and_take_less_room(tmp_path: Path) -> None:
+    sizes = []
+    for bits in (8, 5):
+        config = StoreConfig(chunk_patches=2, shard_patches=8, keep_rgb=True, he_bits=bits)
+        patches = make_patches(8, config)
+        store = make_store(tmp_path / f"{bits}.zarr", make_header(8), config)
+        assert_array_equal(store.read_he(0, 8), round_to_bits(patches["he"], bits))
+        assert_array_equal(store.read_rgb(0, 8), patches["rgb"])
+        sizes.append(sum(file.stat().st_size for file in (store.path / "he").iterdir()))
+    assert sizes[1] < sizes[0]  # tiny patches: index and metadata are much of either
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])

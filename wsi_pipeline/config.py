@@ -240,6 +240,13 @@ class StoreConfig(StageConfig):
     """How patches are stored."""
 
     he_values: HeValues = Field(HeValues.UINT8, description="Type of the stored H/E values.")
+    he_bits: int = Field(
+        8,
+        ge=3,
+        le=8,
+        description="Bits that 8-bit H/E values are rounded to; fewer take less disk and lose "
+        "detail.",
+    )
     keep_rgb: bool = Field(False, description="Keep the RGB patches too; training needs them.")
     chunk_patches: int = Field(4, ge=1, description="Patches compressed together.")
     shard_patches: int = Field(256, ge=1, description="Patches in one file.")
@@ -250,6 +257,15 @@ class StoreConfig(StageConfig):
             raise ValueError(
                 f"shard_patches ({self.shard_patches}) must be a multiple of "
                 f"chunk_patches ({self.chunk_patches})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_bytes_are_rounded(self) -> Self:
+        if self.he_bits < 8 and self.he_values is not HeValues.UINT8:
+            raise ValueError(
+                f"he_bits ({self.he_bits}) rounds values of 8 bits, but he_values is "
+                f"{self.he_values.value}; choose one of the two"
             )
         return self
 

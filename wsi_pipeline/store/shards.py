@@ -152,6 +152,28 @@ class ShardLayout:
         patches[begin:end] = values[begin - at : end - at]
 
 
+def round_to_bits(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Round 8-bit values to multiples of ``2 ** (8 - bits)``, which compress better.
+
+    Parameters
+    ----------
+    values : ndarray of uint8
+        Any values.
+    bits : int
+        1 to 8; 8 changes nothing.
+
+    Returns
+    -------
+    ndarray of uint8
+        At most half a step away; near 255, which is no multiple, less than a whole one.
+    """
+    if bits == 8:
+        return values
+    step = 1 << (8 - bits)
+    half = np.uint8(step // 2)
+    return np.asarray((np.minimum(values, 255 - half) + half) & np.uint8(256 - step))
+
+
 def write_shard_file(path: Path, chunks: Sequence[bytes], index: bytes) -> None:
     """Write a shard and wait until its bytes are on disk.
 

@@ -26,7 +26,7 @@ from wsi_pipeline.store.schema import (
     shard_file_name,
     shard_layout,
 )
-from wsi_pipeline.store.shards import write_shard_file
+from wsi_pipeline.store.shards import round_to_bits, write_shard_file
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import StoreConfig
@@ -76,6 +76,7 @@ class StoreWriter:
         group = zarr.open_group(self._partial, mode="r", zarr_format=3)
         names = ("he", "rgb") if config.keep_rgb else ("he",)
         self._layouts = {name: shard_layout(_patch_array(group, name)) for name in names}
+        self._bits = {"he": config.he_bits}
         self._remove_leftovers()
 
     @classmethod
@@ -165,7 +166,7 @@ class StoreWriter:
         self.write_encoded(index, {name: self.encode(name, patches[name]) for name in patches})
 
     def encode(self, name: str, patches: NDArray[Any]) -> list[bytes]:
-        """Compress patches for :meth:`write_encoded`; touches no file, and threads scale.
+        """Round and compress patches for :meth:`write_encoded`; touches no file, threads scale.
 
         Parameters
         ----------
@@ -180,7 +181,8 @@ class StoreWriter:
         list of bytes
             Their chunks.
         """
-        return self._layouts[name].encode(np.ascontiguousarray(patches))
+        rounded = round_to_bits(patches, self._bits.get(name, 8))
+        return self._layouts[name].encode(np.ascontiguousarray(rounded))
 
     def write_encoded(self, index: int, chunks: dict[str, list[bytes]]) -> None:
         """Write one shard from its compressed chunks.

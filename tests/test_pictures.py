@@ -16,20 +16,17 @@ from numpy.typing import NDArray
 
 from tests.stores import make_header, make_predictions, make_stain, make_store
 from wsi_pipeline.heatmap import paint_heatmap
-from wsi_pipeline.pictures import (
-    AREA_COLORS,
+from wsi_pipeline.pictures import draw_heatmap, draw_qc
+from wsi_pipeline.pictures.frame import nice_length_um
+from wsi_pipeline.pictures.heatmap import (
     OPACITY,
     class_overlay,
     class_shares,
-    draw_heatmap,
-    draw_qc,
     heatmap_figure,
     legend_classes,
-    nice_length_um,
     probability_overlay,
-    qc_figure,
-    stain_colors,
 )
+from wsi_pipeline.pictures.qc import AREA_COLORS, qc_figure, stain_colors
 from wsi_pipeline.types import Area, Heatmap, StainVerdict
 
 if TYPE_CHECKING:

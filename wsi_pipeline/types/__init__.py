@@ -1,0 +1,33 @@
+"""The values that flow through the pipeline: frozen, validated, legal for N = 0.
+
+Places on a slide are ``(x, y)`` in level-0 pixels and their names end in ``_xy`` (sizes in
+``_wh``); arrays are indexed ``[row, col]`` and index names end in ``_rc``. Nothing here reads
+or writes files.
+"""
+
+from wsi_pipeline.types.predictions import Heatmap, ModelSpec, PatchInput, Predictions
+from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
+from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
+from wsi_pipeline.types.stains import STAIN_CONVENTION, StainEstimate, StainMatrix, StainVerdict
+from wsi_pipeline.types.tiles import TileGrid, TileReason, TileSpec
+
+__all__ = [
+    "STAIN_CONVENTION",
+    "Area",
+    "Heatmap",
+    "ModelSpec",
+    "MppSource",
+    "NoProgress",
+    "PatchInput",
+    "Predictions",
+    "Progress",
+    "SlideInfo",
+    "SlideRecords",
+    "StainEstimate",
+    "StainMatrix",
+    "StainVerdict",
+    "TileGrid",
+    "TileReason",
+    "TileSpec",
+    "TissueMask",
+]

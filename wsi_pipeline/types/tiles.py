@@ -1,0 +1,150 @@
+"""The tiles of a slide: those asked for, and each candidate with why it was kept or dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TileReason(IntEnum):
+    """Why a candidate tile was kept or dropped."""
+
+    KEPT = 0
+    GLASS = 1
+    LITTLE_TISSUE = 2
+    PEN = 3
+    BLACK = 4
+    EDGE = 5
+    OUTSIDE_ROI = 6
+    BLUR = 7
+    UNLABELLED = 8
+    ANNOTATED = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileSpec:
+    """The tiles asked for, in target pixels.
+
+    Attributes
+    ----------
+    mpp : float
+        Resolution of the patches, um/px.
+    patch_px : int
+        Side of a patch, px at ``mpp``.
+    stride_px : int
+        Distance between neighbouring tiles, px at ``mpp``.
+    """
+
+    mpp: float
+    patch_px: int
+    stride_px: int
+
+    def __post_init__(self) -> None:
+        if not self.mpp > 0:
+            raise ValueError(f"mpp must be positive, got {self.mpp}")
+        if self.patch_px < 1 or self.stride_px < 1:
+            raise ValueError(
+                f"patch_px and stride_px must be >= 1, got {self.patch_px} and {self.stride_px}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileGrid:
+    """The candidate tiles of one slide and why each was kept or dropped.
+
+    They form a lattice that is laid in whole pixels of one pyramid level, so neighbouring tiles
+    share no pixel and leave no seam, whatever the ratio of resolutions; or, where ``corners`` is
+    given, they lie anywhere, and rows and columns only number them.
+
+    Attributes
+    ----------
+    level : int
+        Pyramid level that patches are read from.
+    downsample : float
+        Level-0 px per px of ``level``.
+    read_px : int
+        Side of a tile, px of ``level``; resampled to ``patch_px`` where they differ.
+    step_px : int
+        Distance between neighbouring tiles, px of ``level``.
+    patch_px : int
+        Side of a patch, px.
+    mpp : float
+        Resolution the patches really have, um/px (the request snapped to whole pixels).
+    reasons : ndarray of shape (rows, cols), uint8
+        One :class:`TileReason` per candidate.
+    tissue_fraction : ndarray of shape (rows, cols), float32
+        Share of each candidate that is tissue.
+    corners : ndarray of shape (rows, cols, 2), int64, or None
+        Top-left corner (x, y) of each candidate in px of ``level``, where they form no lattice.
+    """
+
+    level: int
+    downsample: float
+    read_px: int
+    step_px: int
+    patch_px: int
+    mpp: float
+    reasons: NDArray[np.uint8]
+    tissue_fraction: NDArray[np.float32]
+    corners: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.reasons.ndim != 2 or self.reasons.shape != self.tissue_fraction.shape:
+            raise ValueError(
+                f"reasons {self.reasons.shape} and tissue_fraction "
+                f"{self.tissue_fraction.shape} must be lattices of one shape"
+            )
+        if self.corners is not None and self.corners.shape != (*self.reasons.shape, 2):
+            raise ValueError(
+                f"corners {self.corners.shape} must be one (x, y) per candidate of "
+                f"{self.reasons.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rc)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the lattice."""
+        rows, cols = self.reasons.shape
+        return rows, cols
+
+    @property
+    def extent(self) -> float:
+        """Side of a tile, level-0 px."""
+        return self.read_px * self.downsample
+
+    @property
+    def pitch(self) -> float:
+        """Distance between neighbouring tiles, level-0 px."""
+        return self.step_px * self.downsample
+
+    @cached_property
+    def rc(self) -> NDArray[np.int32]:
+        """Lattice indices of the kept tiles, shape (N, 2), row-major order."""
+        return np.argwhere(self.reasons == TileReason.KEPT).astype(np.int32)
+
+    @cached_property
+    def level_xy(self) -> NDArray[np.int64]:
+        """Top-left corners of the kept tiles in px of ``level``, shape (N, 2)."""
+        if self.corners is not None:
+            return np.asarray(self.corners[tuple(self.rc.T)])
+        return self.rc[:, ::-1].astype(np.int64) * self.step_px
+
+    @cached_property
+    def xy(self) -> NDArray[np.int64]:
+        """Top-left corners of the kept tiles in level-0 px, shape (N, 2)."""
+        return np.asarray(np.rint(self.level_xy * self.downsample), dtype=np.int64)
+
+    def funnel(self) -> dict[str, int]:
+        """Count the candidates by reason, ``kept`` first; reasons without tiles are left out."""
+        counts = np.bincount(self.reasons.ravel(), minlength=len(TileReason))
+        return {
+            reason.name.lower(): int(counts[reason])
+            for reason in TileReason
+            if counts[reason] or reason is TileReason.KEPT
+        }

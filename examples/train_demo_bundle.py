@@ -85,7 +85,8 @@ def main() -> None:
         stores = [make_store(work, seed) for seeds in SLIDES.values() for seed in seeds]
         outcome = train(work, stores)
         publish(work / "run" / BUNDLE_FOLDER, options.out)
-    print(outcome.evaluation.headline())
+    if outcome.evaluation is not None:
+        print(outcome.evaluation.headline())
 
 
 def make_store(work: Path, seed: int) -> PatchStore:

@@ -117,6 +117,52 @@ def test_the_bundle_tells_clusters_apart_and_says_so(work: Path) -> None:
     assert bundle.config.training.metrics["macro_f1"] == pytest.approx(evaluation["macro_f1"])
 
 
+@pytest.fixture(scope="module")
+def slide_store(known_slide: KnownSlide, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patches of a slide that nobody has annotated."""
+    out = tmp_path_factory.mktemp("bare")
+    call(
+        "preprocess", known_slide.path, "--out", out, "--keep-rgb", "--patch-size", "64",
+        "--stride", "128", "--quiet",
+    )  # fmt: skip
+    return out
+
+
+def test_a_slide_without_any_label_is_enough(slide_store: Path, work: Path) -> None:
+    out = slide_store / "run"
+    told = call("train", work / "recipe.toml", "--data", slide_store, "--out", out)
+    assert "best epoch 2 of 2" in told  # the last
+    assert "accuracy" not in told
+    assert not (out / "evaluation.json").exists()
+    assert (out / "curves.png").stat().st_size > 0
+    card = (out / "bundle" / "README.md").read_text()
+    assert "none with a label" in card
+    assert "**Results.** None" in card
+    assert "| epoch | learning rate | loss |\n" in card
+    bundle = load_bundle(out / "bundle")
+    assert bundle.config.training.metrics == {}
+    assert bundle.extractor()(torch.rand((2, 3, 32, 32))).shape == (2, 64)
+
+
+def test_resuming_without_labels_is_exact(slide_store: Path, work: Path) -> None:
+    data = ("--data", slide_store)
+    whole, parts = slide_store / "whole", slide_store / "parts"
+    call("train", work / "recipe.toml", *data, "--out", whole)
+    call("train", work / "recipe.toml", *data, "--out", parts, "--epochs", "1")
+    call("train", work / "recipe.toml", *data, "--out", parts, "--resume")
+    weights = [load_bundle(run / "bundle").network.state_dict() for run in (whole, parts)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_methods_with_labels_say_that_there_are_none(slide_store: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "supervised.toml"
+    recipe.write_text(
+        'name = "s"\n[method]\nmethod = "supervised"\n[method.views]\npatch_px = 32\n'
+    )
+    message = call("train", recipe, "--data", slide_store, "--out", tmp_path / "run", code=1)
+    assert "no store has a label, which supervised needs" in message
+
+
 @pytest.mark.parametrize("model", ["run", "run/bundle"])
 def test_judging_the_run_or_its_bundle_by_neighbours_repeats_the_result(
     work: Path, model: str

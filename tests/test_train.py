@@ -48,6 +48,7 @@ def test_it_learns_and_says_how(tmp_path: Path) -> None:
     rows = progress.history
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[-1]["loss"] < rows[0]["loss"]
+    assert progress.best_accuracy is not None
     assert progress.best_accuracy > 0.85
     # 31 patches an epoch: one epoch says little
     assert np.mean([row["pseudo_accuracy"] for row in rows[1:]]) > 0.7

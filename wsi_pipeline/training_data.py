@@ -48,12 +48,12 @@ class LabelMap:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, stores: Sequence[PatchStore]) -> tuple[str, ...]:
-        """Return the classes, found in the stores where none are given."""
+        """Return the classes, found in the stores where none are given; none if there are none."""
         found = {self.names.get(name, name) for store in stores for name in store.label_names}
         classes = self.classes or tuple(sorted(found))
-        if not found & set(classes):
+        if classes and not found & set(classes):
             raise StoreError(
-                f"no store has a label for any of the classes {', '.join(classes) or '(none)'}; "
+                f"no store has a label for any of the classes {', '.join(classes)}; "
                 f"the stored labels stand for {', '.join(sorted(found)) or 'nothing'}: correct "
                 "the label map"
             )
@@ -82,7 +82,7 @@ class TrainingData:
     Attributes
     ----------
     classes : tuple of str
-        Classes, in the order of their codes.
+        Classes, in the order of their codes; empty where no store has labels.
     label : ndarray of shape (N,), int64
         Class of each patch; -1 where unknown.
     group : tuple of N str
@@ -97,7 +97,7 @@ class TrainingData:
     Raises
     ------
     StoreError
-        If there are no patches, a store lacks RGB, or a class has no label.
+        If there are no patches, a store lacks RGB, or no class that is asked for has a label.
     ModelMismatchError
         If the stores differ in patch size, resolution or stain convention.
     """

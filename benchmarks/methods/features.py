@@ -133,7 +133,7 @@ def recipe(options: argparse.Namespace, name: str, seed: int) -> Recipe:
     )
 
 
-def judge(chosen: Recipe, name: str, source: TrainingData, device: str) -> Evaluation:
+def judge(chosen: Recipe, name: str, source: TrainingData, device: str) -> Evaluation | None:
     """Train, unless the features are to be judged untrained, and judge the test groups."""
     if not name.endswith("features"):
         with tempfile.TemporaryDirectory() as folder:

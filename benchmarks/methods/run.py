@@ -178,8 +178,10 @@ def run(blank: Row, chosen: Recipe, source: TrainingData) -> Row:
     return filled(blank, outcome.evaluation, time.perf_counter() - begin)
 
 
-def filled(blank: Row, evaluation: Evaluation, seconds: float) -> Row:
+def filled(blank: Row, evaluation: Evaluation | None, seconds: float) -> Row:
     """Fill in what a run gave and how long it took."""
+    if evaluation is None:
+        raise ValueError(f"{blank.dataset} has no labels, so {blank.method} cannot be judged")
     figures = evaluation.headline()
     values = {field.name: getattr(blank, field.name) for field in fields(Row)}
     values |= {name: round(figures[name], 4) for name in ("balanced_accuracy", "macro_f1", "auc")}

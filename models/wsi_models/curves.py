@@ -138,9 +138,10 @@ def _mark_best(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     best = [row for row in history if row.get("best")]
     if best:
         row = best[-1]
-        value = row["validation_balanced_accuracy"]
+        value = row.get("validation_balanced_accuracy")
+        shown = "" if value is None else f", {value:.3f}"
         axes.axvline(row["epoch"], color=BEST_COLOR, linewidth=1, linestyle=":")
-        axes.set_title(f"chosen: epoch {row['epoch']}, {value:.3f}", fontsize=9, loc="right")
+        axes.set_title(f"chosen: epoch {row['epoch']}{shown}", fontsize=9, loc="right")
 
 
 def _draw_folds(axes: Axes, folds: Sequence[Evaluation]) -> None:

@@ -24,6 +24,7 @@ from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
 from wsi_models.judging import class_logits, nearest_logits
 from wsi_models.methods import ClassMConfig, Method, build_method
+from wsi_models.methods.clusiam import SiameseConfig
 from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.parts.imagenet import WeightsError
 from wsi_models.publish import publish_bundle
@@ -60,8 +61,9 @@ class Outcome:
     ----------
     progress : Progress
         How the training went.
-    evaluation : Evaluation
-        Of the test part; of the validation part where the split has no test part.
+    evaluation : Evaluation or None
+        Of the test part; of the validation part where the split has no test part. None where no
+        patch has a label.
     part : str
         Which of the two.
     files : dict of str to Path
@@ -69,7 +71,7 @@ class Outcome:
     """
 
     progress: Progress
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     part: str
     files: dict[str, Path]
 
@@ -168,12 +170,15 @@ def run_experiment(
     progress = train(task, fabric, resume=start.resume)
     part = "test" if len(split.test) else "validation"
     indices = split.test if len(split.test) else split.validation
-    parts = (split.labelled, indices)
-    logits = class_logits(fabric, method, source, parts, recipe.train.evaluation_batch)
-    evaluation = _judge(logits, source, indices)
+    evaluation = None
+    if source.classes:
+        parts = (split.labelled, indices)
+        logits = class_logits(fabric, method, source, parts, recipe.train.evaluation_batch)
+        evaluation = _judge(logits, source, indices)
     files = {name: out / file for name, file in RECORDS.items()}
     if fabric.is_global_zero:
-        files |= write_evaluation(evaluation, out, title=f"{recipe.name}: {part} part")
+        if evaluation is not None:
+            files |= write_evaluation(evaluation, out, title=f"{recipe.name}: {part} part")
         folder = out / BUNDLE_FOLDER
         if publish_bundle(folder, recipe, task, progress, evaluation, normalisation):
             files["bundle"] = folder
@@ -297,6 +302,11 @@ def _build(
     """Build the method with its starting weights, which the seed of the recipe decides."""
     config = recipe.method
     views = config.views
+    if not source.classes and not isinstance(config, SiameseConfig):
+        raise TrainingError(
+            f"no store has a label, which {config.method} needs; annotate slides and preprocess "
+            "them with --labels, ingest labelled images, or train clusiam or clubyol"
+        )
     try:
         views.require_room(source.patch_px)
         normalisation = None

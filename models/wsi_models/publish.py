@@ -43,7 +43,7 @@ def publish_bundle(
     recipe: Recipe,
     task: Task,
     progress: Progress,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     normalisation: Normalisation | None,
 ) -> Path | None:
     """Write the bundle of a trained method.
@@ -58,8 +58,8 @@ def publish_bundle(
         The method with its best weights, and its patches.
     progress : Progress
         How the training went.
-    evaluation : Evaluation
-        How good the model is on patches it was not trained on.
+    evaluation : Evaluation or None
+        How good the model is on patches it was not trained on; None where none has a label.
     normalisation : Normalisation or None
         Of the training set; None for methods on RGB.
 
@@ -94,10 +94,7 @@ def publish_bundle(
             loss=_describe_loss(recipe),
             data=_describe_data(task),
             seed=recipe.train.seed,
-            metrics={
-                "validation_balanced_accuracy": progress.best_accuracy,
-                **evaluation.headline(),
-            },
+            metrics=_metrics(progress, evaluation),
         ),
     )
     card = write_card(recipe, task, progress, evaluation)
@@ -114,16 +111,10 @@ def class_colors(count: int) -> tuple[str, ...]:
     )
 
 
-def write_card(recipe: Recipe, task: Task, progress: Progress, evaluation: Evaluation) -> str:
+def write_card(
+    recipe: Recipe, task: Task, progress: Progress, evaluation: Evaluation | None
+) -> str:
     """Write the model card in Markdown, with the history of loss and learning rate."""
-    figures = "\n".join(
-        f"| {name.replace('_', ' ')} | {value:.4f} |"
-        for name, value in evaluation.headline().items()
-    )
-    recalls = ", ".join(
-        f"{name} {'without patches' if recall is None else format(recall, '.3f')}"
-        for name, recall in zip(evaluation.classes, evaluation.recall, strict=True)
-    )
     return f"""# {recipe.name}
 
 {_describe_outputs(task)}
@@ -131,19 +122,9 @@ def write_card(recipe: Recipe, task: Task, progress: Progress, evaluation: Evalu
 **Data.** {_describe_data(task)} Its licence and its limits are those of that data.
 
 **Training.** Method `{recipe.method.method}`, seed {recipe.train.seed}; epoch {progress.best_epoch}
-of {progress.epoch} was kept, with the highest balanced accuracy on the validation groups
-({progress.best_accuracy:.4f}).
+of {progress.epoch} was kept, {_describe_choice(progress)}.
 
-**Results** on {evaluation.count} patches of {len(evaluation.groups)} groups not trained on\
-{_describe_judging(task)}:
-
-| figure | value |
-|---|---|
-{figures}
-
-Recall: {recalls}.
-
-**Limits.** Measured on tissue like that it was trained on, and on nothing else. Not for diagnosis.
+{_describe_results(task, evaluation)}
 
 ## History
 
@@ -155,6 +136,46 @@ Recall: {recalls}.
 {recipe.model_dump_json(indent=1)}
 ```
 """
+
+
+def _metrics(progress: Progress, evaluation: Evaluation | None) -> dict[str, float]:
+    if evaluation is None or progress.best_accuracy is None:
+        return {}
+    return {"validation_balanced_accuracy": progress.best_accuracy, **evaluation.headline()}
+
+
+def _describe_choice(progress: Progress) -> str:
+    if progress.best_accuracy is None:
+        return "the last, since no patch has a label to choose by"
+    return (
+        "with the highest balanced accuracy on the validation groups\n"
+        f"({progress.best_accuracy:.4f})"
+    )
+
+
+def _describe_results(task: Task, evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return (
+            "**Results.** None: no patch has a label to judge the features by. Not for diagnosis."
+        )
+    figures = "\n".join(
+        f"| {_plain(name)} | {value:.4f} |" for name, value in evaluation.headline().items()
+    )
+    recalls = ", ".join(
+        f"{name} {'without patches' if recall is None else format(recall, '.3f')}"
+        for name, recall in zip(evaluation.classes, evaluation.recall, strict=True)
+    )
+    where = f"{evaluation.count} patches of {len(evaluation.groups)} groups not trained on"
+    return f"""**Results** on {where}{_describe_judging(task)}:
+
+| figure | value |
+|---|---|
+{figures}
+
+Recall: {recalls}.
+
+**Limits.** Measured on tissue like that it was trained on, and on nothing else. Not for
+diagnosis."""
 
 
 def _colors(recipe: Recipe, method: Method) -> tuple[str, ...]:
@@ -226,6 +247,9 @@ def _describe_loss(recipe: Recipe) -> str:
 
 def _describe_data(task: Task) -> str:
     split, source = task.split, task.source
+    if not source.classes:
+        groups = len(split.groups["train"])
+        return f"{len(split.unlabelled)} patches of {groups} groups, none with a label."
     counts = np.bincount(source.label[split.labelled], minlength=len(source.classes))
     labels = ", ".join(
         f"{name} {count}" for name, count in zip(source.classes, counts.tolist(), strict=True)
@@ -241,14 +265,21 @@ def _describe_data(task: Task) -> str:
 def _history_table(history: list[dict[str, Any]]) -> str:
     """Write some epochs as a Markdown table, the first, the last and evenly between."""
     chosen = np.unique(np.linspace(0, len(history) - 1, CARD_EPOCHS).round().astype(int))
-    lines = ["| epoch | learning rate | loss | validation loss | validation balanced accuracy |"]
-    lines.append("|---|---|---|---|---|")
+    columns = ["loss", "validation_loss", "validation_balanced_accuracy"]
+    shown = [name for name in columns if all(name in row for row in history)]
+    lines = ["| epoch | learning rate | " + " | ".join(map(_plain, shown)) + " |"]
+    lines.append("|---|---|" + "---|" * len(shown))
     lines += [
-        f"| {row['epoch']} | {row['lr']:.3g} | {row['loss']:.4f} | "
-        f"{row['validation_loss']:.4f} | {row['validation_balanced_accuracy']:.4f} |"
+        f"| {row['epoch']} | {row['lr']:.3g} | "
+        + " | ".join(f"{row[name]:.4f}" for name in shown)
+        + " |"
         for row in (history[index] for index in chosen)
     ]
     return "\n".join(lines)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _rgb(hue: float, light: int) -> tuple[float, float, float]:

@@ -71,15 +71,15 @@ class Progress:
         Epochs that are complete.
     best_epoch : int
         The epoch whose weights are kept; 0 before the first.
-    best_accuracy : float
-        Its balanced accuracy on the validation patches.
+    best_accuracy : float or None
+        Its balanced accuracy on the validation patches; None before the first and without labels.
     history : list of dict
         One row of plain values per epoch.
     """
 
     epoch: int = 0
     best_epoch: int = 0
-    best_accuracy: float = -1.0
+    best_accuracy: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -125,7 +125,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
     -------
     Progress
         How it went. The best epoch is the first with the highest balanced accuracy on the
-        validation patches.
+        validation patches; the last where no patch has a label.
 
     Raises
     ------
@@ -164,13 +164,13 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
         method.inspect(means)
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **means}
         row |= _validate(task, fabric)
-        _advance(scheduler, row["validation_loss"])
+        _advance(scheduler, row.get("validation_loss", row["loss"]))
         row["best"] = _is_better(row, progress)
         progress.history.append({**row, "seconds": round(time.perf_counter() - begin, 2)})
         progress.epoch = epoch
         if row["best"]:
             progress.best_epoch = epoch
-            progress.best_accuracy = row["validation_balanced_accuracy"]
+            progress.best_accuracy = row.get("validation_balanced_accuracy")
         if fabric.is_global_zero:
             _save(task, progress, optimizer, scheduler)
             write_history(out, progress.history)
@@ -202,6 +202,15 @@ class _Step(nn.Module):
 
 def check(task: Task, *, resume: bool) -> None:
     """Refuse what cannot be trained before any time is spent."""
+    if task.source.classes:
+        _check_labels(task)
+    if (task.out / LAST_FILE).exists() and not resume:
+        raise TrainingError(
+            f"{task.out} holds a run; go on with it (resume) or choose another folder"
+        )
+
+
+def _check_labels(task: Task) -> None:
     source, split = task.source, task.split
     found = set(source.label[split.labelled].tolist())
     missing = [name for code, name in enumerate(source.classes) if code not in found]
@@ -214,10 +223,6 @@ def check(task: Task, *, resume: bool) -> None:
     absent = len(source.classes) - len(set(source.label[split.validation].tolist()))
     if absent:
         logger.warning("%d classes have no validation patch: selection ignores them", absent)
-    if (task.out / LAST_FILE).exists() and not resume:
-        raise TrainingError(
-            f"{task.out} holds a run; go on with it (resume) or choose another folder"
-        )
 
 
 def _samplers(task: Task, fabric: Fabric) -> tuple[BalancedBatches | None, PermutedBatches | None]:
@@ -280,8 +285,13 @@ def _seed_epoch(fabric: Fabric, seed: int, epoch: int) -> torch.Generator:
 
 
 def _is_better(row: dict[str, Any], progress: Progress) -> bool:
-    """Whether an epoch beats the best so far; of equal accuracies the lower loss wins."""
-    accuracy = row["validation_balanced_accuracy"]
+    """Whether an epoch beats the best so far; of equal accuracies the lower loss wins.
+
+    Without labels nothing tells epochs apart, and a falling loss is no sign of better features.
+    """
+    accuracy = row.get("validation_balanced_accuracy")
+    if accuracy is None or progress.best_accuracy is None:
+        return True
     if accuracy != progress.best_accuracy:
         return bool(accuracy > progress.best_accuracy)
     return bool(
@@ -290,7 +300,9 @@ def _is_better(row: dict[str, Any], progress: Progress) -> bool:
 
 
 def _validate(task: Task, fabric: Fabric) -> dict[str, float]:
-    """Judge the evaluated network on the validation patches."""
+    """Judge the evaluated network on the validation patches, if there are labels to judge by."""
+    if not task.source.classes:
+        return {}
     indices = task.split.validation
     if fabric.world_size > 1:
         # batch normalisation keeps statistics per process; those of the first are saved

@@ -49,18 +49,20 @@ def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
     On several GPUs:
         torchrun --nproc-per-node 4 --no-python wsi-pipeline train class_m.toml --data ...
 
-    Stores need RGB and labels ('ingest', or 'preprocess --keep-rgb' with annotations). Patches
-    are divided by group. OUT/curves.png shows how it goes after every epoch, OUT/evaluation.md
-    how good the model is on the test groups, OUT/bundle is for 'wsi-pipeline run --model'.
+    Stores need RGB and labels ('ingest', or 'preprocess --keep-rgb' with annotations); clusiam
+    and clubyol take them without labels too. Patches are divided by group. OUT/curves.png shows
+    how it goes after every epoch, OUT/evaluation.md how good the model is on the test groups,
+    OUT/bundle is for 'wsi-pipeline run --model'.
     """
     with explained_errors(), training_errors():
         outcome = _run(recipe, out, values)
+    figures = {} if outcome.evaluation is None else outcome.evaluation.headline()
     summary = {
         "part": outcome.part,
         "best_epoch": outcome.progress.best_epoch,
         "epochs": outcome.progress.epoch,
         "validation_balanced_accuracy": outcome.progress.best_accuracy,
-        **outcome.evaluation.headline(),
+        **figures,
         "files": {name: str(path) for name, path in outcome.files.items()},
     }
     if as_json:
@@ -69,9 +71,9 @@ def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
     for name, path in outcome.files.items():
         click.echo(f"{name:12} {path}")
     click.echo(f"best epoch {outcome.progress.best_epoch} of {outcome.progress.epoch}")
-    figures = outcome.evaluation.headline().items()
-    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures)
-    click.echo(f"{outcome.part} part: {shown}")
+    if figures:
+        shown = ", ".join(f"{name.replace('_', ' ')} {v:.4f}" for name, v in figures.items())
+        click.echo(f"{outcome.part} part: {shown}")
 
 
 def _run(recipe_file: Path, out: Path, values: dict[str, Any]) -> Outcome:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from run import Row, append, done, filled
+from run import Planned, carry_out
 from torch import nn
 from wsi_models.experiment import launch, run_experiment
 from wsi_models.judging import class_logits
@@ -66,26 +66,17 @@ def main() -> None:
         for name in options.methods or VARIANTS:
             if name == "imagenet features" and options.encoder == "small":
                 continue  # it has no such weights
-            blank = Row(
+            planned = Planned(
                 dataset=options.dataset,
                 method=name,
                 variant="",
                 labels_per_class=0,
                 seed=seed,
                 size=size,
-                balanced_accuracy=0,
-                macro_f1=0,
-                auc=0,
-                minutes=0,
                 device=options.device,
             )
-            if blank.key() in done():
-                continue
-            begin = time.perf_counter()
-            evaluation = judge(recipe(options, name, seed), name, source, options.device)
-            row = filled(blank, evaluation, time.perf_counter() - begin)
-            append(row)
-            print(row, flush=True)
+            settings = recipe(options, name, seed)
+            carry_out(planned, partial(judge, settings, name, source, options.device))
 
 
 def parse() -> argparse.Namespace:

@@ -16,7 +16,8 @@ import argparse
 import csv
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import LabelMap, TrainingData
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsi_models.metrics import Evaluation
 
 RESULTS = Path(__file__).with_name("results.csv")
@@ -66,8 +69,8 @@ UNLABELLED = {"s5cl": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One run, as a line of ``results.csv``."""
+class Planned:
+    """A run, before it is known what comes of it."""
 
     dataset: str
     method: str
@@ -75,16 +78,16 @@ class Row:
     labels_per_class: int
     seed: int
     size: str
-    balanced_accuracy: float
-    macro_f1: float
-    auc: float
-    minutes: float
     device: str
 
     def key(self) -> tuple[str, ...]:
         """Return what makes a run a repetition of another."""
-        names = ("dataset", "method", "variant", "labels_per_class", "seed", "size")
-        return tuple(str(getattr(self, name)) for name in names)
+        return tuple(str(getattr(self, name)) for name in KEY)
+
+
+KEY = ("dataset", "method", "variant", "labels_per_class", "seed", "size")
+FIGURES = ("balanced_accuracy", "macro_f1", "auc")
+COLUMNS = (*KEY, *FIGURES, "minutes", "device")
 
 
 def main() -> None:
@@ -99,24 +102,17 @@ def main() -> None:
                 continue
             if variant and not options.ablations:
                 continue
-            blank = Row(
+            planned = Planned(
                 dataset=options.dataset,
                 method=method,
                 variant=variant,
                 labels_per_class=options.labels_per_class,
                 seed=seed,
                 size=size,
-                balanced_accuracy=0,
-                macro_f1=0,
-                auc=0,
-                minutes=0,
                 device=options.device,
             )
-            if blank.key() in done():
-                continue
-            row = run(blank, recipe(options, method, chosen, seed), source)
-            append(row)
-            print(row, flush=True)
+            settings = recipe(options, method, chosen, seed)
+            carry_out(planned, partial(run, settings, source, options.device))
 
 
 def parse() -> argparse.Namespace:
@@ -169,24 +165,26 @@ def recipe(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed:
     )
 
 
-def run(blank: Row, chosen: Recipe, source: TrainingData) -> Row:
-    """Train, evaluate on the test groups, and fill in the row."""
+def run(chosen: Recipe, source: TrainingData, device: str) -> Evaluation | None:
+    """Train, and evaluate on the test groups."""
     torch.manual_seed(chosen.train.seed)
-    begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = run_experiment(chosen, source, Path(folder) / "run", launch(blank.device))
-    return filled(blank, outcome.evaluation, time.perf_counter() - begin)
+        return run_experiment(chosen, source, Path(folder) / "run", launch(device)).evaluation
 
 
-def filled(blank: Row, evaluation: Evaluation | None, seconds: float) -> Row:
-    """Fill in what a run gave and how long it took."""
+def carry_out(planned: Planned, work: Callable[[], Evaluation | None]) -> None:
+    """Do a run, unless it is in the file already, and add its row to the file."""
+    if planned.key() in done():
+        return
+    begin = time.perf_counter()
+    evaluation = work()
+    minutes = round((time.perf_counter() - begin) / 60, 2)
     if evaluation is None:
-        raise ValueError(f"{blank.dataset} has no labels, so {blank.method} cannot be judged")
+        raise ValueError(f"{planned.dataset} has no labels, so {planned.method} cannot be judged")
     figures = evaluation.headline()
-    values = {field.name: getattr(blank, field.name) for field in fields(Row)}
-    values |= {name: round(figures[name], 4) for name in ("balanced_accuracy", "macro_f1", "auc")}
-    values["minutes"] = round(seconds / 60, 2)
-    return Row(**values)
+    row = {**asdict(planned), "minutes": minutes, **{n: round(figures[n], 4) for n in FIGURES}}
+    append(row)
+    print(row, flush=True)
 
 
 def done() -> set[tuple[str, ...]]:
@@ -194,18 +192,17 @@ def done() -> set[tuple[str, ...]]:
     if not RESULTS.exists():
         return set()
     with RESULTS.open(newline="", encoding="utf-8") as file:
-        names = ("dataset", "method", "variant", "labels_per_class", "seed", "size")
-        return {tuple(line[name] for name in names) for line in csv.DictReader(file)}
+        return {tuple(line[name] for name in KEY) for line in csv.DictReader(file)}
 
 
-def append(row: Row) -> None:
+def append(row: dict[str, Any]) -> None:
     """Add a row; one write, so that runs side by side do not mix their lines."""
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.DictWriter(file, COLUMNS)
         if is_new:
-            writer.writerow(field.name for field in fields(Row))
-        writer.writerow(getattr(row, field.name) for field in fields(Row))
+            writer.writeheader()
+        writer.writerow(row)
 
 
 if __name__ == "__main__":

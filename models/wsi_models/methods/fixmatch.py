@@ -99,11 +99,7 @@ class FixMatch(RgbMethod):
         """Compute the losses of one step; see :meth:`Method.training_step`."""
         labelled, unlabelled = both_batches(self, labelled, unlabelled)
         self.network.train()
-        views = (
-            self.views.random(labelled, generator),
-            self.views.random(unlabelled, generator),
-            self.views.strong(unlabelled, generator, self.config.strong_factors),
-        )
+        views = self.three_views(labelled, unlabelled, generator, self.config.strong_factors)
         sizes = [len(view) for view in views]
         logits, weak, strong = torch.split(self.network(torch.cat(views)), sizes)
         supervised = soft_cross_entropy(logits, self._targets(labelled))

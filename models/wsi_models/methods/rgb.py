@@ -16,6 +16,7 @@ from wsi_models.rgb_network import RgbNetwork
 from wsi_models.views import RgbViewConfig, RgbViews
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from wsi_models.methods.base import Batch
@@ -39,6 +40,20 @@ class RgbMethod(AveragedMethod[RgbNetwork]):
         network = build_network(config.network(), classes, config.views.patch_px)
         super().__init__(config, classes, network, sizes)
         self.views = RgbViews(config.views)
+
+    def three_views(
+        self,
+        labelled: Batch,
+        unlabelled: Batch,
+        generator: torch.Generator,
+        factors: tuple[float, float],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw what FixMatch compares: labelled, and unlabelled weakly and strongly changed."""
+        return (
+            self.views.random(labelled, generator),
+            self.views.random(unlabelled, generator),
+            self.views.strong(unlabelled, generator, factors),
+        )
 
     def evaluation_input(self, batch: Batch) -> Tensor:
         """Make the input of the evaluated network, shape (B, 3, P, P)."""

@@ -123,11 +123,7 @@ class Tear(RgbMethod):
         """Compute the losses of one step; see :meth:`Method.training_step`."""
         labelled, unlabelled = both_batches(self, labelled, unlabelled)
         self.network.train()
-        views = (
-            self.views.random(labelled, generator),
-            self.views.random(unlabelled, generator),
-            self.views.strong(unlabelled, generator, self.config.strong_factors),
-        )
+        views = self.three_views(labelled, unlabelled, generator, self.config.strong_factors)
         sizes = [len(view) for view in views]
         features = self.network.features(torch.cat(views))
         logits, weak, strong = torch.split(self.network.head(features), sizes)

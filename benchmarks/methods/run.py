@@ -143,7 +143,7 @@ def recipe(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed:
         "views": {"patch_px": options.size, **chosen.get("views", {})},
         "labelled_per_step": options.batch,
         # the average spans the same part of every run: 0.95 for 150 steps
-        "ema_decay": 1 - 7.5 / (options.epochs * options.iterations),
+        "ema_decay": max(0.0, 1 - 7.5 / (options.epochs * options.iterations)),
         "optimisation": {"name": "adam", "lr": 3e-4, "schedule": "constant"},
     }
     if chosen["method"] != "supervised":

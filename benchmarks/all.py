@@ -176,9 +176,10 @@ def scaling_section(options: Options) -> str:
     ]
     gain = rows[0].seconds / rows[1].seconds
     grown = memory.measure(options.folder, (11_520, 36_864), repeats=1 if options.quick else 2)
-    return (
-        f"{memory.markdown([*rows, *grown])}\nThe second worker gives {gain:.2f} times the speed.\n"
-    )
+    sides = memory.SMALL_PATCH_SIDES[:2] if options.quick else memory.SMALL_PATCH_SIDES
+    many = memory.measure(options.folder, sides, patch_px=memory.SMALL_PATCH_PX)
+    drawn = memory.markdown([*rows, *grown, *many])
+    return f"{drawn}\nThe second worker gives {gain:.2f} times the speed.\n"
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Options], str]]] = {

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import imagecodecs
 import numpy as np
 from decode import compressed_tiles, decode
-from slides import COARSE, FINE, PYRAMID, UNIT_PX, Coding, repeated_slide
+from slides import COARSE, FINE, PYRAMID, TILE_PX, UNIT_PX, Coding, repeated_slide
 
 from wsi_pipeline.config import load_config
 from wsi_pipeline.inputs import SlideJob
@@ -139,11 +139,14 @@ def one_run(slide: Path, workers: int) -> _Run:
     return run
 
 
-def preprocess_afresh(slide: Path, path: Path, workers: int) -> Preprocessed:
+def preprocess_afresh(
+    slide: Path, path: Path, workers: int, patch_px: int = TILE_PX
+) -> Preprocessed:
     """Preprocess a slide as if no store of it were there."""
     shutil.rmtree(path, ignore_errors=True)
     job = SlideJob(path=slide, slide_id=slide.stem)
-    return preprocess_slide(job, path, load_config(), workers=workers, overwrite=True)
+    config = load_config(overrides={"tile": {"patch_size": patch_px}})
+    return preprocess_slide(job, path, config, workers=workers, overwrite=True)
 
 
 def peak_mib() -> float:

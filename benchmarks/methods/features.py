@@ -37,8 +37,23 @@ if TYPE_CHECKING:
     from wsi_models.metrics import Evaluation
     from wsi_models.sources import Indices
 
-BYOL = {"method": "clubyol", "projected": 256, "predictor_hidden": 1024, "cluster_hidden": 256}
-SIAM = {"method": "clusiam", "projected": 512, "predictor_hidden": 128, "cluster_hidden": 128}
+CLUSTERS = 20
+"""At most; the 100 of the paper are for steps of 512 patches, and few of them would ever be met."""
+
+BYOL = {
+    "method": "clubyol",
+    "projected": 256,
+    "predictor_hidden": 1024,
+    "cluster_hidden": 256,
+    "clusters": CLUSTERS,
+}
+SIAM = {
+    "method": "clusiam",
+    "projected": 512,
+    "predictor_hidden": 128,
+    "cluster_hidden": 128,
+    "clusters": CLUSTERS,
+}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "random features": SIAM,

@@ -13,16 +13,15 @@ the file already are not repeated.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from run import Planned, carry_out
+from run import Planned, carry_out, run
 from torch import nn
-from wsi_models.experiment import launch, run_experiment
+from wsi_models.experiment import launch
 from wsi_models.judging import class_logits
 from wsi_models.methods import Batch, build_method
 from wsi_models.metrics import evaluate_logits
@@ -34,7 +33,6 @@ from wsi_pipeline.training_data import LabelMap, TrainingData
 
 if TYPE_CHECKING:
     from wsi_models.methods import Method
-    from wsi_models.metrics import Evaluation
     from wsi_models.sources import Indices
 
 CLUSTERS = 20
@@ -139,11 +137,10 @@ def recipe(options: argparse.Namespace, name: str, seed: int) -> Recipe:
     )
 
 
-def judge(chosen: Recipe, name: str, source: TrainingData, device: str) -> Evaluation | None:
+def judge(chosen: Recipe, name: str, source: TrainingData, device: str) -> dict[str, float]:
     """Train, unless the features are to be judged untrained, and judge the test groups."""
     if not name.endswith("features"):
-        with tempfile.TemporaryDirectory() as folder:
-            return run_experiment(chosen, source, Path(folder) / "run", launch(device)).evaluation
+        return run(chosen, source, device)
     fabric = launch(device)
     torch.manual_seed(chosen.train.seed)
     method = build_method(chosen.method, len(source.classes)).to(fabric.device)
@@ -153,7 +150,7 @@ def judge(chosen: Recipe, name: str, source: TrainingData, device: str) -> Evalu
     logits = class_logits(fabric, method, source, (split.labelled, split.test), 128)
     label = torch.from_numpy(source.label[split.test])
     group = [source.group[index] for index in split.test]
-    return evaluate_logits(logits, label, group, source.classes)
+    return evaluate_logits(logits, label, group, source.classes).headline()
 
 
 @torch.no_grad()

@@ -1,30 +1,28 @@
-"""Ten-fold accuracy of multiple-instance learning on Musk1, as in the publications.
+"""Ten-fold figures of multiple-instance learning on Musk1, as rows of ``results.csv``.
 
     python benchmarks/methods/mil_musk.py musk1.csv --models abmil dsmil --seeds 0 1 2 3 4
 
 ``musk1.csv`` has one row per conformation: class of its molecule, number of the molecule, then 166
 features, without a heading. As published, all epochs are trained and nothing is selected: every
-molecule outside the fold trains. One row per model and seed is printed, then their mean.
+molecule outside the fold trains. Runs that are in the file already are not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from run import Planned, carry_out
 from wsi_models.mil.bags import Bags
 from wsi_models.mil.config import MODEL_NAMES, MilRecipe
 from wsi_models.mil.cross_validation import cross_validate
 
 from wsi_pipeline.types import NoProgress
-
-if TYPE_CHECKING:
-    from wsi_models.mil.report import Spread
 
 CHOICES: dict[str, dict[str, Any]] = {
     "abmil": {
@@ -49,11 +47,19 @@ def main() -> None:
     """Train, test and print."""
     options = parse()
     bags = read_musk(options.csv)
-    print("dataset,method,seed,accuracy,deviation over folds,auc,deviation over folds,minutes")
-    for model in options.models:
-        accuracies = [row(model, bags, seed, options) for seed in options.seeds]
-        mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=min(1, len(accuracies) - 1))
-        print(f"{model}: accuracy {mean:.4f} ± {deviation:.4f} over {len(accuracies)} seeds")
+    for seed in options.seeds:
+        for model in options.models:
+            epochs = options.epochs or EPOCHS.get(model, 100)
+            planned = Planned(
+                dataset="musk1",
+                method=model,
+                variant="",
+                labels_per_class=0,
+                seed=seed,
+                size=f"{options.folds} folds, {epochs} epochs",
+                device="cpu",
+            )
+            carry_out(planned, partial(fold_means, model, bags, seed, (options.folds, epochs)))
 
 
 def parse() -> argparse.Namespace:
@@ -69,27 +75,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def row(model: str, bags: Bags, seed: int, options: argparse.Namespace) -> float:
-    """Print the result of one division into folds; return its mean accuracy."""
-    train = {
-        "epochs": options.epochs or EPOCHS.get(model, 100),
-        "folds": options.folds,
-        "validation": 0,
-        "seed": seed,
-    }
+def fold_means(model: str, bags: Bags, seed: int, length: tuple[int, int]) -> dict[str, float]:
+    """Divide into folds, train on all but one, and average what is measured on that one."""
+    folds, epochs = length
+    train = {"epochs": epochs, "folds": folds, "validation": 0, "seed": seed}
     chosen = {"model": model, **CHOICES.get(model, {})}
     recipe = MilRecipe.model_validate({"model": chosen, "train": train})
-    begin = time.perf_counter()
     result = cross_validate(recipe, bags, torch.device("cpu"), NoProgress()).result
-    minutes = (time.perf_counter() - begin) / 60
-    accuracy, auc = (result.summary()[name] for name in ("accuracy", "auc"))
-    print(f"musk1,{model},{seed},{show(accuracy)},{show(auc)},{minutes:.2f}", flush=True)
-    return accuracy.mean
-
-
-def show(spread: Spread) -> str:
-    """Write mean and deviation as two cells."""
-    return f"{spread.mean:.4f},{spread.deviation:.4f}"
+    summary = {name: spread.mean for name, spread in result.summary().items()}
+    print(f"{model}, seed {seed}: accuracy {summary['accuracy']:.4f}", flush=True)
+    return summary
 
 
 def read_musk(path: Path) -> Bags:

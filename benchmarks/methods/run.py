@@ -29,9 +29,7 @@ from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import LabelMap, TrainingData
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from wsi_models.metrics import Evaluation
+    from collections.abc import Callable, Mapping
 
 RESULTS = Path(__file__).with_name("results.csv")
 
@@ -165,23 +163,23 @@ def recipe(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed:
     )
 
 
-def run(chosen: Recipe, source: TrainingData, device: str) -> Evaluation | None:
-    """Train, and evaluate on the test groups."""
+def run(chosen: Recipe, source: TrainingData, device: str) -> dict[str, float]:
+    """Train, and measure on the test groups."""
     torch.manual_seed(chosen.train.seed)
     with tempfile.TemporaryDirectory() as folder:
-        return run_experiment(chosen, source, Path(folder) / "run", launch(device)).evaluation
+        evaluation = run_experiment(chosen, source, Path(folder) / "run", launch(device)).evaluation
+    if evaluation is None:
+        raise ValueError(f"no patch has a label, so {chosen.name} cannot be judged")
+    return evaluation.headline()
 
 
-def carry_out(planned: Planned, work: Callable[[], Evaluation | None]) -> None:
-    """Do a run, unless it is in the file already, and add its row to the file."""
+def carry_out(planned: Planned, work: Callable[[], Mapping[str, float]]) -> None:
+    """Do a run, unless it is in the file already, and add its figures to the file as a row."""
     if planned.key() in done():
         return
     begin = time.perf_counter()
-    evaluation = work()
+    figures = work()
     minutes = round((time.perf_counter() - begin) / 60, 2)
-    if evaluation is None:
-        raise ValueError(f"{planned.dataset} has no labels, so {planned.method} cannot be judged")
-    figures = evaluation.headline()
     row = {**asdict(planned), "minutes": minutes, **{n: round(figures[n], 4) for n in FIGURES}}
     append(row)
     print(row, flush=True)

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -76,6 +76,7 @@ def test_planes_that_do_not_fit_are_refused(planes: NDArray[np.uint8], message: 
 
 
 @given(counts=st.lists(st.floats(-1e9, 1e9), min_size=6, max_size=6))
+@example(counts=[40_000.0, 0.0, 1e-9, 0.0, 0.0, -1.0])
 def test_sums_of_any_table_keep_the_planes_apart(counts: list[float]) -> None:
     per_channel = np.repeat(np.array(counts).reshape(2, 3, 1), 256, axis=2)
 

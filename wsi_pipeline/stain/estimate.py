@@ -171,7 +171,7 @@ def _solve(pixels: NDArray[np.uint8]) -> _Solution:
         return _no_solution(absorbing_share, artefact_share)
     mean = od.mean(axis=1)
     plane = _stain_plane(od, mean)
-    in_plane = plane @ od
+    in_plane = _product(plane, od)
     stained = in_plane[:, _squared_length(in_plane) >= BETA**2]
     count = stained.shape[1]
     if count == 0:
@@ -187,8 +187,13 @@ def _solve(pixels: NDArray[np.uint8]) -> _Solution:
         plane=plane,
         theta_deg=(float(np.degrees(theta[0])), float(np.degrees(theta[1]))),
         vectors=vectors,
-        max_concentration=_maxima(np.linalg.pinv(vectors).T @ od),
+        max_concentration=_maxima(_product(np.linalg.pinv(vectors).T, od)),
     )
+
+
+def _product(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Multiply matrices without BLAS, whose threads go on spinning on cores that tiles need."""
+    return np.asarray(np.einsum("ij,jk->ik", left, right))
 
 
 def _squared_length(columns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,7 +206,7 @@ def _stain_plane(od: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[
     Hematoxylin absorbs relatively more red, so a second axis that points away from red puts it at
     negative angles.
     """
-    covariance = od @ od.T / od.shape[1] - np.outer(mean, mean)
+    covariance = _product(od, od.T) / od.shape[1] - np.outer(mean, mean)
     _, columns = np.linalg.eigh(covariance)
     first, second = columns[:, 2], columns[:, 1]
     return np.stack(

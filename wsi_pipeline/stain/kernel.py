@@ -44,10 +44,9 @@ def fixed_point_table(counts: NDArray[np.float64]) -> NDArray[np.int64]:
         serves both. Half a count is added once, for rounding. Entries beyond 40,000 counts are
         clipped to that, or sums would overflow; no matrix of an H&E slide has any.
     """
-    rounded = counts.copy()
-    rounded[:, 0] += 0.5
-    bounded = rounded.clip(-_MOST_COUNTS, _MOST_COUNTS) * 2**_FRACTION_BITS
-    hematoxylin, eosin = np.rint(bounded).astype(np.int64)
+    bounded = counts.clip(-_MOST_COUNTS, _MOST_COUNTS)
+    bounded[:, 0] += 0.5
+    hematoxylin, eosin = np.rint(bounded * 2**_FRACTION_BITS).astype(np.int64)
     return np.asarray((hematoxylin << _HALF) + eosin)
 
 

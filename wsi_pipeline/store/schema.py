@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,13 @@ _PACKAGES = (
 
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages that decide the content of a store."""
-    return {name: metadata.version(name) for name in _PACKAGES}
+    return {name: _version(name) for name in _PACKAGES}
+
+
+@cache
+def _version(package: str) -> str:
+    # does not change while a process runs, and a folder of slides asks once per slide
+    return metadata.version(package)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -197,7 +197,7 @@ def append(row: dict[str, Any]) -> None:
     """Add a row; one write, so that runs side by side do not mix their lines."""
     is_new = not RESULTS.exists()
     with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(row)

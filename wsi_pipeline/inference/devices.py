@@ -10,6 +10,10 @@ import torch
 from wsi_pipeline.config import Precision
 from wsi_pipeline.errors import ConfigError
 
+_UNUSABLE = (RuntimeError, AssertionError, NotImplementedError, ImportError)
+"""What torch raises of a name that it does not know (the first), of a kind that it was built
+without (the others, depending on the kind), and of a GPU number that is not there (the first)."""
+
 
 def choose_devices(name: str) -> tuple[torch.device, ...]:
     """Resolve the name of a device, or of all of a kind.
@@ -34,8 +38,8 @@ def choose_devices(name: str) -> tuple[torch.device, ...]:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, device=device).item()  # "meta" is made anywhere, but holds no values
+    except _UNUSABLE as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"device {name!r} cannot be used: {reason}; use --device auto, or one that this "

@@ -1,6 +1,6 @@
 """Train without labels on a patch store, judge by nearest neighbours, append to ``results.csv``.
 
-    python benchmarks/methods/features.py lc.zarr --dataset lc25000 --seeds 0 1 2
+    python benchmarks/methods/features.py lc.zarr --dataset lc25000 --seeds 0 1 2 --iterations 150
 
 Every method gets the same encoder, views, batches, steps, optimizer and selection (the epoch with
 the best neighbours in the validation groups); a seed decides split, weights and batches. Features
@@ -69,8 +69,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 RATES = {"clusiam": 0.1, "clubyol": 0.4}
-"""Learning rate of each method, per step of 128, picked on seed 3. Its ablation has half: there
-the invariance counts twice as much, so the encoder moves as fast."""
+"""Learning rate of each method, per step of 128. Its ablation has half: there the invariance counts
+twice as much, so the encoder moves as fast."""
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def test_processor_has_small_batches(count: int, expected: int) -> None:
     assert model.batches == []
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cpu:x", "cuda:99"])
+@pytest.mark.parametrize("name", ["nonsense", "cpu:x", "cuda:99", "hpu", "vulkan", "meta"])
 def test_device_that_is_not_there_is_a_configuration_error(name: str) -> None:
     with pytest.raises(ConfigError, match=f"device '{name}' cannot be used.*--device auto"):
         choose_devices(name)

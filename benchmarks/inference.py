@@ -22,19 +22,19 @@ import torch
 from decode import compressed_tiles, decode
 from slides import repeated_slide
 from torch import Tensor, nn
-from wsi_models.networks import StainPairConfig, build_network
+from wsi_models.networks.description import StainPairConfig, build_network
 from wsi_models.parts.backbone import ResNet18Config, SmallConfig
 from wsi_models.parts.patch_network import Classifier
 
 from wsi_pipeline.config import PipelineConfig, Precision, PredictConfig, load_config
-from wsi_pipeline.direct import predict_directly
 from wsi_pipeline.inference import choose_devices
 from wsi_pipeline.inference.batches import LARGEST_BATCH, SMALLEST_BATCH
 from wsi_pipeline.inference.devices import uses_bfloat16
 from wsi_pipeline.inference.folding import fold_batch_norms
-from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.predict import predict_store
-from wsi_pipeline.preprocess import preprocess_slide
+from wsi_pipeline.predict.patches import predict_store
+from wsi_pipeline.predict.unstored import predict_directly
+from wsi_pipeline.preprocess.slide_store import preprocess_slide
+from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.types import ModelSpec
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from decode import compressed_tiles, decode
 from slides import COARSE, FINE, PYRAMID, TILE_PX, UNIT_PX, Coding, repeated_slide
 
 from wsi_pipeline.config import load_config
-from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.preprocess import Preprocessed, preprocess_slide
-from wsi_pipeline.slide import open_slide
+from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
+from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.open import open_slide
 
 if TYPE_CHECKING:
     from wsi_pipeline.store import PatchStore

@@ -26,7 +26,7 @@ from slides import TILE_PX, repeated_slide
 from tables import table
 
 from wsi_pipeline.config import ReadConfig, ReaderName
-from wsi_pipeline.slide import open_slide
+from wsi_pipeline.slide.open import open_slide
 
 OFF_GRID_PX = 100
 """How far places off the grid lie from the corner of a tile, in both directions."""

@@ -17,10 +17,11 @@ import numpy as np
 from slides import repeated_slide
 
 from wsi_pipeline.config import load_config
-from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.preprocess import Stopwatch, survey_slide
-from wsi_pipeline.slide import Slide, open_slide
+from wsi_pipeline.preprocess.slide_store import survey_slide
+from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import estimate_stain_matrix
+from wsi_pipeline.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from wsi_pipeline.types import StainMatrix, TileGrid

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from slides import TILE_PX, repeated_slide
 
-from wsi_pipeline.slide import open_slide
+from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.stain import (
     HeEncoder,
     fixed_stain_matrix,

@@ -30,8 +30,8 @@ from wsi_pipeline.config import (
     StoreConfig,
     TileConfig,
 )
-from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.preprocess import preprocess_slide
+from wsi_pipeline.preprocess.slide_store import preprocess_slide
+from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.synthetic import (
     CLASS_NAMES,
     default_stains,

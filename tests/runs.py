@@ -9,8 +9,8 @@ from pathlib import Path, PosixPath
 import torch
 from torch import nn
 
-from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.pipeline import TrainedModel
+from wsi_pipeline.predict.trained import TrainedModel
+from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.types import ModelSpec
 
 

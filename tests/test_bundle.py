@@ -24,8 +24,8 @@ from wsi_models.bundle import (
     save_bundle,
     schema_text,
 )
-from wsi_models.class_m import ClassMNetwork
-from wsi_models.networks import (
+from wsi_models.networks.class_m import ClassMNetwork
+from wsi_models.networks.description import (
     RgbClassifierConfig,
     StainPairConfig,
     build_network,

@@ -25,9 +25,10 @@ from examples.ccrcc import prepare
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.cli import main
 from wsi_pipeline.config import PipelineConfig, load_config
-from wsi_pipeline.labelling import lay_contained_tiles, to_classes
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.synthetic import write_synthetic_slide
+from wsi_pipeline.tiles.classes import to_classes
+from wsi_pipeline.tiles.labelled import lay_contained_tiles
 from wsi_pipeline.types import MppSource, SlideInfo
 
 RECIPE = Path(prepare.__file__).parent

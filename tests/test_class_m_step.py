@@ -24,7 +24,7 @@ from wsi_models.views import Normalisation, StainViewConfig
 from tests.tiny_patches import tiny_batch, without_labels
 
 if TYPE_CHECKING:
-    from wsi_models.class_m import ClassMNetwork
+    from wsi_models.networks.class_m import ClassMNetwork
 
 CLASSES, LABELLED, UNLABELLED = 3, 33, 31
 TOTAL = LABELLED + 2 * UNLABELLED

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from wsi_pipeline.cluster import DaskWorkers, local_processes
 from wsi_pipeline.errors import WorkerLostError
+from wsi_pipeline.run.cluster import DaskWorkers, local_processes
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from wsi_pipeline.scheduling import StepNews, Tools
+    from wsi_pipeline.run.lanes import StepNews, Tools
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from wsi_models.train import Task, TrainConfig, train
 from tests.labelled import write_images
 from tests.training import cpu
 from wsi_pipeline.cli import main
-from wsi_pipeline.export.parquet import read_predictions
+from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import TrainingData
 

@@ -16,7 +16,7 @@ from wsi_models.losses.siamese import centroid_cosine, negative_cosine, straight
 from wsi_models.methods import CluByol, CluByolConfig, CluSiam, CluSiamConfig, build_method
 from wsi_models.methods.clusiam import SiameseMethod
 from wsi_models.methods.optimisation import CosineSgdConfig
-from wsi_models.networks import build_network
+from wsi_models.networks.description import build_network
 from wsi_models.parts import draws
 from wsi_models.parts.backbone import SmallConfig
 from wsi_models.parts.collapse import clusters_in_use, embedding_spread

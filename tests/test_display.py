@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from wsi_pipeline.cli.display import RunDisplay
-from wsi_pipeline.outcome import SlideOutcome, Status
-from wsi_pipeline.scheduling import StepNews
+from wsi_pipeline.run.lanes import StepNews
+from wsi_pipeline.run.outcome import SlideOutcome, Status
 
 
 class Clock:

@@ -21,8 +21,8 @@ from shapely.geometry import shape as to_shape
 from tests.stores import make_predictions
 from wsi_pipeline.annotations import read_polygons
 from wsi_pipeline.errors import PredictionsError
-from wsi_pipeline.export.geojson import write_geojson
-from wsi_pipeline.export.parquet import read_predictions, write_predictions
+from wsi_pipeline.results.export.geojson import write_geojson
+from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.types import Predictions
 
 

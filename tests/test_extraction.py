@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.config import PipelineConfig, StoreConfig, load_config
-from wsi_pipeline.extraction import Extraction, TileReader
-from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.preprocess import Stopwatch, preprocess_slide, survey_slide
-from wsi_pipeline.slide import Slide, open_slide
+from wsi_pipeline.preprocess.extraction import Extraction, TileReader
+from wsi_pipeline.preprocess.slide_store import preprocess_slide, survey_slide
+from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import encode_he
+from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import StoreWriter
 from wsi_pipeline.types import NoProgress
 

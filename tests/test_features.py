@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.stores import CONFIG, PATCH_PX, make_header, make_store
-from wsi_pipeline.attention import write_attention
 from wsi_pipeline.config import PredictConfig
 from wsi_pipeline.errors import FeaturesError, ModelMismatchError, ModelOutputError
-from wsi_pipeline.export.attention import TileAttention
-from wsi_pipeline.export.features import (
+from wsi_pipeline.predict.features import extract_slide_features
+from wsi_pipeline.predict.patches import extract_features
+from wsi_pipeline.predict.trained import TrainedModel
+from wsi_pipeline.results.attention import write_attention
+from wsi_pipeline.results.export.attention import TileAttention
+from wsi_pipeline.store.features import (
     SlideFeatures,
     describe_features,
     find_features,
     read_features,
     write_features,
 )
-from wsi_pipeline.features import extract_slide_features
-from wsi_pipeline.pipeline import TrainedModel
-from wsi_pipeline.predict import extract_features
 from wsi_pipeline.types import ModelSpec
 
 if TYPE_CHECKING:

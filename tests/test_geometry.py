@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from wsi_pipeline.geometry import NATIVE_TOLERANCE, lattice_shape, level_for_mpp, plan_read
+from wsi_pipeline.slide.geometry import NATIVE_TOLERANCE, lattice_shape, level_for_mpp, plan_read
 from wsi_pipeline.types import MppSource, SlideInfo
 
 

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from tests.stores import make_predictions
-from wsi_pipeline.heatmap import paint_heatmap
+from wsi_pipeline.results.heatmap import paint_heatmap
 
 if TYPE_CHECKING:
     from wsi_pipeline.types import Heatmap, Predictions

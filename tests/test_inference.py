@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from wsi_models.networks import RgbClassifierConfig, StainPairConfig, build_network
+from wsi_models.networks.description import RgbClassifierConfig, StainPairConfig, build_network
 from wsi_models.parts.backbone import SmallConfig
 from wsi_models.parts.patch_network import Classifier
 

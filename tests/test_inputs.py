@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.inputs import Share, SlideJob, find_slides, slide_stem
+from wsi_pipeline.slide.inputs import Share, SlideJob, find_slides, slide_stem
 
 
 def touch(*paths: Path) -> None:

@@ -11,7 +11,12 @@ import pytest
 
 from tests.labelled import write_image, write_images
 from wsi_pipeline.errors import IngestError
-from wsi_pipeline.labelled_images import LabelledImage, TableColumns, decode_image, find_images
+from wsi_pipeline.preprocess.labelled_images import (
+    LabelledImage,
+    TableColumns,
+    decode_image,
+    find_images,
+)
 
 SLIDE = TableColumns(group="slide")
 

@@ -14,14 +14,14 @@ from shapely.geometry import Point, box, mapping
 from wsi_pipeline.cli import main
 from wsi_pipeline.config import PipelineConfig, dump_config, load_config
 from wsi_pipeline.errors import AnnotationError, ConfigError, StoreError, StoreExistsError
-from wsi_pipeline.inputs import SlideJob, find_slides
-from wsi_pipeline.pipeline import predict_slide
-from wsi_pipeline.preprocess import preprocess_slide
+from wsi_pipeline.preprocess.slide_store import preprocess_slide
+from wsi_pipeline.run.one_store import predict_slide
+from wsi_pipeline.slide.inputs import SlideJob, find_slides
 from wsi_pipeline.store import PatchStore
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
-    from wsi_pipeline.pipeline import TrainedModel
+    from wsi_pipeline.predict.trained import TrainedModel
 
 TUMOUR, STROMA = box(300, 300, 1100, 1100), box(900, 900, 1700, 1700)
 MAP = '[classes]\nstroma = ["Stroma"]\ntumour = ["EN", "SN"]\n'

@@ -18,17 +18,14 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from wsi_pipeline.annotations import Annotation
 from wsi_pipeline.config import LabelConfig, TileConfig, load_config
 from wsi_pipeline.errors import AnnotationError, ConfigError
-from wsi_pipeline.labelling import (
-    UNLABELLED,
-    ClassArea,
-    find_group,
+from wsi_pipeline.tiles.classes import UNLABELLED, ClassArea, find_group, to_classes
+from wsi_pipeline.tiles.labelled import label_tiles
+from wsi_pipeline.tiles.places import (
     is_annotated,
     label_by_centre,
     label_by_majority,
-    label_tiles,
     lay_in_areas,
     outranked,
-    to_classes,
 )
 from wsi_pipeline.types import Area, MppSource, SlideInfo, TileReason, TissueMask
 

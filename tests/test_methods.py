@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
-from wsi_models.class_m import ClassMNetwork
 from wsi_models.methods import (
     ClassM,
     ClassMConfig,
@@ -23,6 +22,7 @@ from wsi_models.methods import (
 from wsi_models.methods.averaged import step_sizes
 from wsi_models.methods.fixmatch import FIXMATCH_OPTIMISATION
 from wsi_models.methods.optimisation import OptimisationConfig
+from wsi_models.networks.class_m import ClassMNetwork
 from wsi_models.parts.backbone import SmallConfig, ViTConfig
 from wsi_models.views import RgbViewConfig, StainViewConfig
 

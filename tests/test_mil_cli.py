@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from tests.mil import make_bags
 from tests.stores import PATCH_PX, SLIDE, make_header, make_store
 from wsi_pipeline.cli import main
-from wsi_pipeline.export.features import SlideFeatures, write_features
+from wsi_pipeline.store.features import SlideFeatures, write_features
 
 
 def call(*arguments: str | Path) -> Result:

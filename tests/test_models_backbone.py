@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from wsi_models.class_m import ClassMNetwork
+from wsi_models.networks.class_m import ClassMNetwork
 from wsi_models.parts.backbone import (
     EfficientNetLite0Config,
     EncoderConfig,

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 from torch import nn
-from wsi_models.class_m import ClassMNetwork
-from wsi_models.networks import StainPairConfig, build_network
+from wsi_models.networks.class_m import ClassMNetwork
+from wsi_models.networks.description import StainPairConfig, build_network
 from wsi_models.parts.backbone import ResNet18Config, SmallConfig, build_encoder
 from wsi_models.parts.patch_network import Classifier, FeatureExtractor
 

@@ -15,10 +15,10 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from tests.stores import make_header, make_predictions, make_stain, make_store
-from wsi_pipeline.heatmap import paint_heatmap
-from wsi_pipeline.pictures import draw_heatmap, draw_qc
-from wsi_pipeline.pictures.frame import nice_length_um
-from wsi_pipeline.pictures.heatmap import (
+from wsi_pipeline.results.heatmap import paint_heatmap
+from wsi_pipeline.results.pictures import draw_heatmap, draw_qc
+from wsi_pipeline.results.pictures.frame import nice_length_um
+from wsi_pipeline.results.pictures.heatmap import (
     OPACITY,
     class_overlay,
     class_shares,
@@ -26,7 +26,7 @@ from wsi_pipeline.pictures.heatmap import (
     legend_classes,
     probability_overlay,
 )
-from wsi_pipeline.pictures.qc import AREA_COLORS, qc_figure, stain_colors
+from wsi_pipeline.results.pictures.qc import AREA_COLORS, qc_figure, stain_colors
 from wsi_pipeline.types import Area, Heatmap, StainVerdict
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from tests.contracts.slide_files import (
 )
 from wsi_pipeline.config import ReaderName
 from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
-from wsi_pipeline.readers import open_reader
-from wsi_pipeline.readers.base import NotBrightfieldError, composite_on_white
+from wsi_pipeline.slide.readers import open_reader
+from wsi_pipeline.slide.readers.base import NotBrightfieldError, composite_on_white
 from wsi_pipeline.types import MppSource
 
 
@@ -47,7 +47,7 @@ class TestOpenSlideReader(ReaderContract):
 
 def test_importing_readers_loads_no_library() -> None:
     code = (
-        "import sys, wsi_pipeline.readers, wsi_pipeline.slide\n"
+        "import sys, wsi_pipeline.slide.readers, wsi_pipeline.slide.open\n"
         "print(sorted({'openslide', 'tifffile', 'imagecodecs', 'PIL'} & set(sys.modules)))"
     )
     shown = subprocess.run(

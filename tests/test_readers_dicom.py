@@ -13,9 +13,9 @@ import tifffile
 from tests.contracts.reading import whole
 from tests.contracts.slide_files import halved, picture, write_pyramid
 from wsi_pipeline.errors import UnsupportedSlideError
-from wsi_pipeline.readers import open_reader
-from wsi_pipeline.readers.dicom import series_files, series_uid
-from wsi_pipeline.readers.openslide_levels import sound_levels
+from wsi_pipeline.slide.readers import open_reader
+from wsi_pipeline.slide.readers.dicom import series_files, series_uid
+from wsi_pipeline.slide.readers.openslide_levels import sound_levels
 
 # --- DICOM ---
 

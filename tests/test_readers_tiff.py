@@ -25,8 +25,8 @@ from tests.contracts.slide_files import (
 )
 from wsi_pipeline.config import ReaderName
 from wsi_pipeline.errors import SlideError, SlideReadError, UnsupportedSlideError
-from wsi_pipeline.readers import open_reader
-from wsi_pipeline.readers.tiff_tiles import TileCache, TileKey
+from wsi_pipeline.slide.readers import open_reader
+from wsi_pipeline.slide.readers.tiff_tiles import TileCache, TileKey
 
 # --- pyramids ---
 
@@ -82,7 +82,7 @@ def test_pyramids_of_odd_sizes_keep_every_level(
 def test_pieces_too_large_to_read_alone_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsi_pipeline.readers.tiff_tiles.MAX_TILE_BYTES", 1000)
+    monkeypatch.setattr("wsi_pipeline.slide.readers.tiff_tiles.MAX_TILE_BYTES", 1000)
     write_pyramid(tmp_path / "strip.tif", picture(), tile=None, levels=1)
     with pytest.raises(UnsupportedSlideError, match="pieces of 300 x 200 px"):
         open_reader(tmp_path / "strip.tif", ReaderName.TIFF)

@@ -20,10 +20,10 @@ from tests.runs import bluer, linked, results
 from wsi_pipeline.cli import main
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, OutputError
-from wsi_pipeline.inputs import Share
-from wsi_pipeline.outcome import RunReport, Status
-from wsi_pipeline.remote import RemoteFolder
-from wsi_pipeline.run import RunOptions, run_slides
+from wsi_pipeline.run.outcome import RunReport, Status
+from wsi_pipeline.run.remote import RemoteFolder
+from wsi_pipeline.run.slides import RunOptions, run_slides
+from wsi_pipeline.slide.inputs import Share
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide

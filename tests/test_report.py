@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from wsi_pipeline.outcome import RunReport, SlideOutcome, Status
-from wsi_pipeline.report import write_report
+from wsi_pipeline.run.outcome import RunReport, SlideOutcome, Status
+from wsi_pipeline.run.report import write_report
 
 SLIDE = {
     "size_wh": [4096, 2048],

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsi_pipeline.resampling import average_areas, resize_square
+from wsi_pipeline.slide.resampling import average_areas, resize_square
 
 RGB = NDArray[np.uint8]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import AnisotropicMppError, MissingMppError
-from wsi_pipeline.readers.resolution import (
+from wsi_pipeline.slide.readers.resolution import (
     MppCandidate,
     aperio_fields,
     from_objective,

@@ -19,7 +19,7 @@ from torch import Tensor
 from wsi_models.losses.supervised_contrast import supervised_contrast
 from wsi_models.methods import S5CL, S5CLConfig, build_method
 from wsi_models.methods.optimisation import OptimisationConfig
-from wsi_models.networks import RgbEmbeddingConfig, build_network
+from wsi_models.networks.description import RgbEmbeddingConfig, build_network
 from wsi_models.parts.backbone import SmallConfig
 from wsi_models.recipe import load_recipe
 from wsi_models.views import TwinViewConfig, TwinViews

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_pipeline.outcome import SlideOutcome, Status
-from wsi_pipeline.timing import Means, Timing, merge_timings, time_run
+from wsi_pipeline.run.outcome import SlideOutcome, Status
+from wsi_pipeline.run.timing import Means, Timing, merge_timings, time_run
 
 ONE_CORE_BUSY = Means(workers=1, cores=8)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tests.marked_pictures import MarkedPicture, marked_pictures
 from wsi_pipeline.config import TileConfig, TissueConfig
 from wsi_pipeline.errors import UnsupportedSlideError
-from wsi_pipeline.tiling import lay_grid
+from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tissue import detect, detect_tissue, require_brightfield, sharpness
 from wsi_pipeline.tissue.regions import connected_to, keep_by_area, within
 from wsi_pipeline.types import Area, MppSource, SlideInfo, TissueMask

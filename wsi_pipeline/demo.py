@@ -13,14 +13,14 @@ import numpy as np
 
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import WsiPipelineError
-from wsi_pipeline.export.parquet import read_predictions
-from wsi_pipeline.inputs import SlideJob
-from wsi_pipeline.run import RunOptions, run_slides
+from wsi_pipeline.results.export.parquet import read_predictions
+from wsi_pipeline.run.slides import RunOptions, run_slides
+from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.synthetic import SyntheticTruth, write_synthetic_slide
 
 if TYPE_CHECKING:
-    from wsi_pipeline.pipeline import TrainedModel
-    from wsi_pipeline.run import Monitor
+    from wsi_pipeline.predict.trained import TrainedModel
+    from wsi_pipeline.run.slides import Monitor
     from wsi_pipeline.types import Predictions
 
 PURE = 0.95

@@ -26,7 +26,7 @@ from wsi_models.model_folder import (
     require_weights,
     write_model_folder,
 )
-from wsi_models.networks import NetworkConfig, PatchInput, network_shapes, patch_input
+from wsi_models.networks.description import NetworkConfig, PatchInput, network_shapes, patch_input
 from wsi_models.parts.patch_network import Classifier, FeatureExtractor, PatchNetwork
 
 __all__ = [

@@ -14,7 +14,7 @@ from wsi_models.bundle import CONFIG_FILE, Bundle, BundleConfig, BundleError, lo
 from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.methods import Batch, Method, build_method
-from wsi_models.networks import RgbClusterConfig
+from wsi_models.networks.description import RgbClusterConfig
 from wsi_models.parts.backbone import untrained
 from wsi_models.recipe import RECIPE_FILE, Recipe, read_saved_recipe
 from wsi_models.train import BEST_FILE

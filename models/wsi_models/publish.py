@@ -16,7 +16,7 @@ from wsi_models.bundle import BundleConfig, TrainingFacts, save_bundle
 from wsi_models.errors import TrainingError
 from wsi_models.methods import ClassMConfig
 from wsi_models.methods.clusiam import SiameseConfig
-from wsi_models.networks import without_weights
+from wsi_models.networks.description import without_weights
 from wsi_models.views import StainViewConfig
 
 if TYPE_CHECKING:

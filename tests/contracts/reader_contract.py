@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.contracts.slide_files import MPP, RGB, Container, halved, picture, write_sparse_svs
-from wsi_pipeline.readers import Reader, open_reader
-from wsi_pipeline.readers.resolution import resolve_mpp
+from wsi_pipeline.slide.readers import Reader, open_reader
+from wsi_pipeline.slide.readers.resolution import resolve_mpp
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import ReaderName

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsi_pipeline.readers import Reader
+    from wsi_pipeline.slide.readers import Reader
     from wsi_pipeline.types import MppSource
 
 

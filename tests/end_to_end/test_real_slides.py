@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from wsi_pipeline.cli import main
-from wsi_pipeline.export.parquet import read_predictions
+from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.store import PatchStore
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from wsi_pipeline.types import NoProgress
 from wsi_pipeline.types import Progress as ProgressListener
 
 if TYPE_CHECKING:
-    from wsi_pipeline.outcome import RunReport, SlideOutcome
+    from wsi_pipeline.run.outcome import RunReport, SlideOutcome
 
 
 class BarProgress:

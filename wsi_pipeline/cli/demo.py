@@ -33,8 +33,8 @@ def demo(out: Path, size: int, seed: int, as_json: bool, quiet: bool) -> None:
     The last line is the share of tiles that got the right label, among those that lie in one
     class (95 % of their area). The model was not trained on this slide.
     """
-    from wsi_pipeline.cli.models import load_model
     from wsi_pipeline.demo import run_demo
+    from wsi_pipeline.models import load_model
 
     with explained_errors(), run_display(quiet or as_json) as monitor:
         result = run_demo(out, load_model("demo"), size_px=size, seed=seed, monitor=monitor)

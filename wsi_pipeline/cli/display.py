@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from wsi_pipeline.outcome import SlideOutcome, Status
+from wsi_pipeline.run.outcome import SlideOutcome, Status
 
 if TYPE_CHECKING:
-    from wsi_pipeline.run import Monitor
-    from wsi_pipeline.scheduling import StepNews
+    from wsi_pipeline.run.lanes import StepNews
+    from wsi_pipeline.run.slides import Monitor
 
 
 @contextmanager

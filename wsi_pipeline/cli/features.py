@@ -61,9 +61,9 @@ def features(
     A file of the same patches and the same encoder is kept, so that an interrupted command goes
     on where it was.
     """
-    from wsi_pipeline.cli.models import load_encoder
-    from wsi_pipeline.features import extract_slide_features
-    from wsi_pipeline.pipeline import find_stores
+    from wsi_pipeline.models import load_encoder
+    from wsi_pipeline.predict.features import extract_slide_features
+    from wsi_pipeline.store.find import find_stores
 
     with explained_errors():
         encoder = load_encoder(model_name)

@@ -35,7 +35,7 @@ def heatmap(
         wsi-pipeline heatmap results/slide-1/demo/predictions.parquet
         wsi-pipeline heatmap predictions.parquet --class tumor --out tumor.png
     """
-    from wsi_pipeline.pipeline import redraw_heatmap
+    from wsi_pipeline.results.views import redraw_heatmap
 
     with explained_errors():
         written = redraw_heatmap(

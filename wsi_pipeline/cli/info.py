@@ -26,8 +26,8 @@ def info(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
         wsi-pipeline info slide.svs
         wsi-pipeline info 'slides/*.ndpi' --json
     """
-    from wsi_pipeline.inputs import find_slides
-    from wsi_pipeline.slide import open_slide
+    from wsi_pipeline.slide.inputs import find_slides
+    from wsi_pipeline.slide.open import open_slide
 
     failed = False
     found: list[dict[str, Any]] = []

@@ -75,9 +75,9 @@ def ingest(source: Path, out: Path, **values: Any) -> None:
     Name the group (patient, slide or prototype) wherever there is one: training splits by it, and
     copies of one tissue in two parts make every result worthless.
     """
-    from wsi_pipeline.group_stains import StainScope
-    from wsi_pipeline.ingest import Fit, IngestOptions, ingest_images
-    from wsi_pipeline.labelled_images import TableColumns, find_images
+    from wsi_pipeline.preprocess.group_stains import StainScope
+    from wsi_pipeline.preprocess.image_store import Fit, IngestOptions, ingest_images
+    from wsi_pipeline.preprocess.labelled_images import TableColumns, find_images
 
     columns = TableColumns(
         path=values.pop("path_column"),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from wsi_models.mil.bags import Bags, SlideLabel
     from wsi_models.mil.predict import Judgement
 
-    from wsi_pipeline.export.features import SlideFeatures
     from wsi_pipeline.store import PatchStore
+    from wsi_pipeline.store.features import SlideFeatures
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -198,7 +198,7 @@ def predict(
     from wsi_models.mil.bundle import load_slide_model
     from wsi_models.mil.predict import judge_slide, write_judgements
 
-    from wsi_pipeline.export.features import find_features, read_features
+    from wsi_pipeline.store.features import find_features, read_features
 
     with explained_errors(), training_errors():
         loaded = load_slide_model(model)
@@ -225,7 +225,7 @@ def _load_bags(paths: Sequence[Path], rows: Sequence[SlideLabel], classes: Seque
     """Bring files of features and labels together."""
     from wsi_models.mil.bags import Described, make_bags
 
-    from wsi_pipeline.export.features import describe_features, find_features, read_features
+    from wsi_pipeline.store.features import describe_features, find_features, read_features
 
     files = find_features(paths)
     wanted = {row.slide_id for row in rows}
@@ -238,13 +238,13 @@ def _load_bags(paths: Sequence[Path], rows: Sequence[SlideLabel], classes: Seque
 
 
 def _stores_by_slide(paths: Sequence[Path]) -> dict[str, PatchStore]:
-    from wsi_pipeline.pipeline import find_stores
+    from wsi_pipeline.store.find import find_stores
 
     return {store.slide.slide_id: store for store in find_stores(paths)}
 
 
 def _show(store: PatchStore, slide: SlideFeatures, judgement: Judgement, out: Path) -> None:
-    from wsi_pipeline.attention import write_attention
+    from wsi_pipeline.results.attention import write_attention
 
     names = judgement.attention_names
     write_attention(store, slide, judgement.attention, names, out / slide.slide_id)

@@ -41,8 +41,9 @@ def predict(
     Predictions, heatmap and GeoJSON are written beside each store, in a folder named after the
     model.
     """
-    from wsi_pipeline.cli.models import load_model
-    from wsi_pipeline.pipeline import find_stores, predict_slide
+    from wsi_pipeline.models import load_model
+    from wsi_pipeline.run.one_store import predict_slide
+    from wsi_pipeline.store.find import find_stores
 
     with explained_errors():
         model = load_model(model_name)

@@ -22,7 +22,7 @@ def report(out: str, as_json: bool) -> None:
     FOLDER/shards and merges them by itself whenever a slide is done; this does it once more, for
     a run that was interrupted. The exit code is 1 when a slide failed.
     """
-    from wsi_pipeline.report import republish_report
+    from wsi_pipeline.run.report import republish_report
 
     with explained_errors(), results_folder(out) as (folder, bucket):
         whole = republish_report(folder, bucket)

@@ -47,7 +47,7 @@ def run(inputs: tuple[str, ...], model_name: str, no_store: bool, **values: Any)
     While a slide is predicted, the next is read. At the end you are told where the time went and
     which option would save most of it.
     """
-    from wsi_pipeline.cli.models import load_model, model_defaults
+    from wsi_pipeline.models import load_model, model_defaults
 
     with explained_errors():
         model = load_model(model_name)

@@ -14,13 +14,13 @@ from wsi_pipeline.cli.console import print_json, print_report
 from wsi_pipeline.cli.display import run_display
 from wsi_pipeline.cli.options import Command, output_options
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.inputs import Share, find_slides
-from wsi_pipeline.outcome import Status
+from wsi_pipeline.run.outcome import Status
+from wsi_pipeline.slide.inputs import Share, find_slides
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import PipelineConfig
-    from wsi_pipeline.outcome import RunReport
-    from wsi_pipeline.pipeline import TrainedModel
+    from wsi_pipeline.predict.trained import TrainedModel
+    from wsi_pipeline.run.outcome import RunReport
 
 BUCKET_SCHEME = "s3://"
 
@@ -121,7 +121,7 @@ def execute_run(
     store : bool
         Keep the patches.
     """
-    from wsi_pipeline.run import RunOptions, run_slides
+    from wsi_pipeline.run.slides import RunOptions, run_slides
 
     share = _share(values["shard_index"], values["shard_count"])
     jobs = find_slides(inputs, values["roi"], values.get("labels"))

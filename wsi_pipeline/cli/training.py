@@ -62,7 +62,7 @@ def load_data(
     paths: Sequence[Path], classes: tuple[str, ...], labels: Mapping[str, str], memory_gib: float
 ) -> TrainingData:
     """Open the stores as one set of patches."""
-    from wsi_pipeline.pipeline import find_stores
+    from wsi_pipeline.store.find import find_stores
     from wsi_pipeline.training_data import LabelMap, TrainingData
 
     return TrainingData(

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from wsi_pipeline.config import Precision, PredictConfig
-from wsi_pipeline.dataset import read_ahead
 from wsi_pipeline.errors import ConfigError, ModelMismatchError
 from wsi_pipeline.inference.batches import automatic_batch_size
 from wsi_pipeline.inference.devices import uses_bfloat16
 from wsi_pipeline.inference.folding import fold_batch_norms
+from wsi_pipeline.inference.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from wsi_pipeline.inference.feeds import Feed

@@ -17,7 +17,7 @@ from torch import nn
 from wsi_pipeline.inference.stages import Normalise, Unmix
 
 if TYPE_CHECKING:
-    from wsi_pipeline.dataset import ReadRange
+    from wsi_pipeline.inference.read_ahead import ReadRange
     from wsi_pipeline.types import ModelSpec, StainMatrix
 
 ReadRgb = Callable[[int, int], NDArray[np.uint8]]

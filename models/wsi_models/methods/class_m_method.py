@@ -1,7 +1,7 @@
 """Labelled and unlabelled patches -> the losses of CLASS-M, its predecessor CLASS, and ablations.
 
 One step as published, with batch sizes that follow the number of classes; the network is
-:mod:`wsi_models.class_m`'s, views are :mod:`wsi_models.views`'s.
+:mod:`wsi_models.networks.class_m`'s, views are :mod:`wsi_models.views`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from wsi_models.class_m import ClassMNetwork
 from wsi_models.losses.classification import soft_cross_entropy
 from wsi_models.losses.contrastive import default_margin, roll_triplet
 from wsi_models.methods.averaged import (
@@ -24,7 +23,8 @@ from wsi_models.methods.averaged import (
 )
 from wsi_models.methods.base import Batch, Losses
 from wsi_models.methods.mixing import MixingConfig, mixed_losses, ramp
-from wsi_models.networks import StainPairConfig, build_network
+from wsi_models.networks.class_m import ClassMNetwork
+from wsi_models.networks.description import StainPairConfig, build_network
 from wsi_models.parts import draws
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
 from wsi_models.views import Normalisation, StainViewConfig, StainViews

@@ -16,12 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsi_models.cluster_network import hidden_layer
 from wsi_models.losses.siamese import centroid_cosine, negative_cosine, straight_through
 from wsi_models.methods.averaged import floats, require_sizes
 from wsi_models.methods.base import Batch, JudgedBy, Losses, Method
 from wsi_models.methods.optimisation import CosineSgdConfig, build_cosine_sgd, build_half_cosine
-from wsi_models.networks import RgbClusterConfig, build_network
+from wsi_models.networks.cluster_network import hidden_layer
+from wsi_models.networks.description import RgbClusterConfig, build_network
 from wsi_models.parts import draws
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config, untrained
 from wsi_models.parts.choices import Choices

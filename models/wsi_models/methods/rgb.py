@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from wsi_models.methods.averaged import AveragedConfig, AveragedMethod
-from wsi_models.networks import RgbClassifierConfig, build_network
+from wsi_models.networks.description import RgbClassifierConfig, build_network
+from wsi_models.networks.rgb_network import RgbNetwork
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
-from wsi_models.rgb_network import RgbNetwork
 from wsi_models.views import RgbViewConfig, RgbViews
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from wsi_models.methods.averaged import (
 )
 from wsi_models.methods.base import Batch, Losses
 from wsi_models.methods.optimisation import OptimisationConfig
-from wsi_models.networks import RgbEmbeddingConfig, build_network
+from wsi_models.networks.description import RgbEmbeddingConfig, build_network
+from wsi_models.networks.rgb_network import EmbeddingNetwork
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
 from wsi_models.parts.ema import BufferPolicy
-from wsi_models.rgb_network import EmbeddingNetwork
 from wsi_models.views import TwinViewConfig, TwinViews
 
 PER_CLASS = 4

@@ -1,0 +1,1 @@
+"""Patches and a trained model -> probabilities or features, from a store or from the slide."""

@@ -1,0 +1,1 @@
+"""Predictions -> what people look at and what other programs open."""

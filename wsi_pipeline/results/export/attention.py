@@ -1,0 +1,124 @@
+"""Attention of a slide's tiles -> a Parquet table and GeoJSON for QuPath.
+
+Attention is a share of a decision, not a probability: over the tiles of a slide it sums to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.results.export.geojson import tile_boxes, tile_feature, write_collection
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+DECIMALS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileAttention:
+    """How much each tile of a slide counted.
+
+    Attributes
+    ----------
+    values : ndarray of shape (N, A), float32
+        Columns sum to 1.
+    names : tuple of str
+        One per column.
+    xy : ndarray of shape (N, 2), int64
+        Top-left corners, level-0 px.
+    rc : ndarray of shape (N, 2), int32
+        Lattice indices.
+    shape : tuple of int
+        Rows and columns of the lattice.
+    extent, pitch : float
+        Side of a tile and distance between tiles, level-0 px.
+    """
+
+    values: NDArray[np.float32]
+    names: tuple[str, ...]
+    xy: NDArray[np.int64]
+    rc: NDArray[np.int32]
+    shape: tuple[int, int]
+    extent: float
+    pitch: float
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.xy), len(self.names)):
+            raise ValueError(
+                f"values {self.values.shape} do not match {len(self.xy)} tiles and "
+                f"{len(self.names)} names"
+            )
+
+    @property
+    def percentile(self) -> NDArray[np.float32]:
+        """Share of the tiles with less attention, equal ones counted half; shape (N, A)."""
+        ranks = []
+        for column in self.values.T:
+            ordered = np.sort(column)
+            below = np.searchsorted(ordered, column, side="left")
+            up_to = np.searchsorted(ordered, column, side="right")
+            ranks.append((below + up_to) / 2 / max(1, len(column)))
+        return np.stack(ranks, axis=1).astype(np.float32)
+
+
+def write_attention_table(path: Path, attention: TileAttention) -> None:
+    """Write one row per tile.
+
+    Parameters
+    ----------
+    path : Path
+        Parquet file to write; an older one is replaced in one step.
+    attention : TileAttention
+        Of one slide.
+
+    Notes
+    -----
+    Columns: ``x``, ``y`` (top-left corner, level-0 px), ``extent`` (side, level-0 px), ``row``,
+    ``col`` (lattice index), then ``<name>`` (sums to 1) and ``<name>_percentile`` for each column
+    of the attention.
+    """
+    columns: dict[str, Any] = {
+        "x": attention.xy[:, 0],
+        "y": attention.xy[:, 1],
+        "extent": np.full(len(attention.xy), attention.extent),
+        "row": attention.rc[:, 0],
+        "col": attention.rc[:, 1],
+    }
+    for index, name in enumerate(attention.names):
+        columns[name] = np.ascontiguousarray(attention.values[:, index])
+        columns[f"{name}_percentile"] = np.ascontiguousarray(attention.percentile[:, index])
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    with replace_atomically(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def write_attention_geojson(path: Path, attention: TileAttention) -> None:
+    """Write one tile object per tile, with its attention as measurements.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; an older one is replaced in one step.
+    attention : TileAttention
+        Of one slide. In QuPath, *Measure > Show measurement maps* colours the tiles.
+    """
+    write_collection(path, _tiles(attention))
+
+
+def _tiles(attention: TileAttention) -> Iterator[dict[str, Any]]:
+    boxes = tile_boxes(attention.rc, attention.extent, attention.pitch)
+    names = [name for column in attention.names for name in (column, f"{column} percentile")]
+    pairs = np.stack([attention.values, attention.percentile], axis=2).astype(np.float64)
+    numbers = pairs.reshape(len(boxes), -1).round(DECIMALS)
+    for box, row in zip(boxes.tolist(), numbers.tolist(), strict=True):
+        yield tile_feature(box, {"measurements": dict(zip(names, row, strict=True))})

@@ -1,0 +1,68 @@
+"""Slide files -> RGB pixels of pyramid levels: one module per library, one contract.
+
+Chooses the reader; the libraries behind it are loaded when the first slide is opened.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from wsi_pipeline.config import ReaderName
+from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
+from wsi_pipeline.slide.readers.base import NotBrightfieldError, Reader
+
+__all__ = ["Reader", "open_reader"]
+
+_ORDER = (ReaderName.TIFF, ReaderName.OPENSLIDE)
+"""Decoding TIFF tiles directly is several times faster; OpenSlide opens nearly everything."""
+
+
+def open_reader(path: Path, choice: ReaderName = ReaderName.AUTO) -> Reader:
+    """Open a slide with the best reader for it.
+
+    Parameters
+    ----------
+    path : Path
+        A slide file, or a folder holding one DICOM series.
+    choice : ReaderName
+        The reader to use; ``AUTO`` decodes TIFF files directly and leaves the rest to OpenSlide.
+
+    Returns
+    -------
+    Reader
+        The open slide.
+
+    Raises
+    ------
+    SlideReadError
+        If there is no such file, or it cannot be read at all.
+    UnsupportedSlideError
+        If no reader opens it; says why, for each reader.
+    """
+    if not path.exists():
+        raise SlideReadError(f"{path} does not exist; check the name", path=path)
+    refusals: list[str] = []
+    for name in _ORDER if choice is ReaderName.AUTO else (choice,):
+        try:
+            return _open_with(name, path)
+        except NotBrightfieldError:
+            # another reader would show one channel of it as if it were the slide
+            raise
+        except UnsupportedSlideError as error:
+            refusals.append(f"{name}: {error}")
+        except OSError as error:
+            raise SlideReadError(f"{path} cannot be read: {error}", path=path) from error
+    raise UnsupportedSlideError(
+        f"{path} cannot be opened. {'; '.join(refusals)}. See the list of formats in the README, "
+        f"or convert the slide to a tiled pyramidal TIFF",
+        path=path,
+    )
+
+
+def _open_with(name: ReaderName, path: Path) -> Reader:
+    module = import_module(f"wsi_pipeline.slide.readers.{name}")
+    reader = module.open_slide_file(path)
+    if not isinstance(reader, Reader):
+        raise TypeError(f"{module.__name__} opened {path} as {type(reader).__name__}")
+    return reader

@@ -1,0 +1,180 @@
+"""Slides of every vendor OpenSlide knows, and plain PNG and JPEG images -> RGB levels.
+
+Lets OpenSlide do vendor logic (stitching, bounds, missing tiles) and lays what is transparent on
+white. Keeps OpenSlide's level-0 frame: regions that were not scanned are not cut away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
+from wsi_pipeline.slide.readers.base import (
+    NotBrightfieldError,
+    Reader,
+    SlideHeader,
+    composite_on_white,
+)
+from wsi_pipeline.slide.readers.dicom import series_member
+from wsi_pipeline.slide.readers.openslide_levels import sound_levels
+from wsi_pipeline.slide.readers.resolution import (
+    MppCandidate,
+    from_objective,
+    from_tiff_tags,
+    positive,
+)
+from wsi_pipeline.types import MppSource
+
+_IMAGE_FORMATS = ("PNG", "JPEG")
+_TIFF_UNITS = {"inch": 2, "centimeter": 3}
+
+
+class OpenSlideReader(Reader):
+    """A slide opened by OpenSlide.
+
+    OpenSlide reads levels in level-0 coordinates. Where the downsample of a level is not a whole
+    number, its pixels can lie a fraction of a pixel beside those stored.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    slide : openslide.AbstractSlide
+        The open slide; closed with the reader.
+    header : SlideHeader
+        What it states.
+    levels : tuple of int
+        OpenSlide's number of each level.
+    """
+
+    name = "openslide"
+
+    def __init__(
+        self,
+        path: Path,
+        slide: openslide.AbstractSlide,
+        header: SlideHeader,
+        levels: tuple[int, ...] = (0,),
+    ) -> None:
+        super().__init__(path, header)
+        self._slide = slide
+        self._levels = levels
+
+    def _fill(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
+        downsample = self.level_downsamples[level]
+        place = round(xy[0] * downsample), round(xy[1] * downsample)
+        height, width = pixels.shape[:2]
+        try:
+            image = self._slide.read_region(place, self._levels[level], (width, height))
+        except (openslide.OpenSlideError, OSError) as error:
+            # after one error OpenSlide answers every call with it: the slide is lost, not a tile
+            raise SlideReadError(
+                f"{self.path} cannot be read at level {level}, ({xy[0]}, {xy[1]}): {error}; the "
+                f"file is damaged or incomplete, copy it again",
+                path=self.path,
+            ) from error
+        composite_on_white(np.asarray(image), pixels)
+
+    def _release(self) -> None:
+        self._slide.close()
+
+
+def open_slide_file(path: Path) -> OpenSlideReader:
+    """Open a slide with OpenSlide, or a PNG or JPEG image as a slide of one level.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or a folder holding one DICOM series.
+
+    Returns
+    -------
+    OpenSlideReader
+        The open slide.
+
+    Raises
+    ------
+    UnsupportedSlideError
+        If it is neither; says what OpenSlide said.
+    """
+    file = series_member(path) if path.is_dir() else path
+    try:
+        slide = openslide.OpenSlide(file)
+    except openslide.OpenSlideUnsupportedFormatError as error:
+        return _open_image(file, error)
+    except openslide.OpenSlideError as error:
+        raise UnsupportedSlideError(f"OpenSlide refuses it ({error})", path=path) from error
+    properties = slide.properties
+    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+    levels = sound_levels(file) if vendor == "dicom" else tuple(range(slide.level_count))
+    header = SlideHeader(
+        vendor=vendor,
+        level_sizes_wh=tuple(slide.level_dimensions[level] for level in levels),
+        objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
+        mpp_candidates=_mpp_candidates(properties),
+    )
+    return OpenSlideReader(path, slide, header, levels)
+
+
+def _open_image(path: Path, refusal: Exception) -> OpenSlideReader:
+    try:
+        with Image.open(path, formats=_IMAGE_FORMATS) as image:
+            _require_colour(image, path)
+            # decoded once here, so that threads only copy from it
+            decoded, vendor = image.convert("RGBA"), str(image.format).lower()
+    except UnidentifiedImageError as error:
+        raise UnsupportedSlideError(
+            f"OpenSlide does not know the format ({refusal}), and it is no PNG or JPEG image",
+            path=path,
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise UnsupportedSlideError(
+            f"the image is too large to be held in memory ({error}); convert it to a tiled TIFF",
+            path=path,
+        ) from error
+    except SyntaxError as error:
+        # Pillow's word for a damaged PNG
+        raise SlideReadError(f"{path} is a damaged image: {error}", path=path) from error
+    header = SlideHeader(
+        vendor=vendor,
+        level_sizes_wh=(decoded.size,),
+        objective_power=None,
+        mpp_candidates=(),
+    )
+    return OpenSlideReader(path, openslide.ImageSlide(decoded), header)
+
+
+def _require_colour(image: Image.Image, path: Path) -> None:
+    if image.mode not in ("RGB", "RGBA"):
+        raise NotBrightfieldError(
+            f"{path} is an image of mode {image.mode}, not 8-bit RGB; only colour images can be "
+            f"separated into stains",
+            path=path,
+        )
+
+
+def _mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:
+    """Collect the stated resolutions, each under the source it really has.
+
+    For generic TIFF, Hamamatsu NDPI and Leica, OpenSlide computes ``openslide.mpp-x`` from the
+    TIFF tags; it is told from a vendor's own statement by being equal to them.
+    """
+    tags = from_tiff_tags(
+        positive(properties.get("tiff.XResolution")),
+        positive(properties.get("tiff.YResolution")),
+        _TIFF_UNITS.get(properties.get("tiff.ResolutionUnit", ""), 1),
+    )
+    x = positive(properties.get(openslide.PROPERTY_NAME_MPP_X))
+    y = positive(properties.get(openslide.PROPERTY_NAME_MPP_Y))
+    power = positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
+    vendor: tuple[MppCandidate, ...] = ()
+    from_tags = any(np.allclose((x, y), (tag.x, tag.y), rtol=1e-6) for tag in tags if x and y)
+    if x is not None and y is not None and not from_tags:
+        vendor = (MppCandidate(MppSource.VENDOR, x, y),)
+    return (*vendor, *tags, *from_objective(power))

@@ -1,0 +1,41 @@
+"""Names that people give -> open patch stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsi_pipeline.errors import StoreNotFoundError
+from wsi_pipeline.store.reading import PatchStore
+
+STORE_NAME = "patches.zarr"
+"""Name of a slide's patch store in the folder of its results."""
+
+
+def find_stores(paths: Sequence[Path]) -> list[PatchStore]:
+    """Open patch stores, given themselves or by a folder of results.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Stores, or folders with stores below them.
+
+    Returns
+    -------
+    list of PatchStore
+        Open stores, sorted by path within each folder.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If a folder holds none.
+    """
+    found: list[PatchStore] = []
+    for path in paths:
+        below = [path] if (path / "zarr.json").exists() else sorted(path.rglob(STORE_NAME))
+        if not below:
+            raise StoreNotFoundError(
+                f"there is no {STORE_NAME} in {path}; make one with 'wsi-pipeline preprocess'"
+            )
+        found.extend(PatchStore.open(store) for store in below)
+    return found

@@ -120,7 +120,7 @@ def test_reference_is_worth_comparing_with(reference: NDArray[np.float32]) -> No
 def test_batch_size_does_not_change_the_answer(
     network: nn.Module, reference: NDArray[np.float32], batch_size: int
 ) -> None:
-    config = PredictConfig(device="cpu", batch_size=batch_size)
+    config = PredictConfig(device="cpu", batch_size=batch_size, precision=Precision.FLOAT32)
 
     predictions = predict_store(make_source(37), network, SPEC, config)
 

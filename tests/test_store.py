@@ -349,14 +349,14 @@ def test_a_finished_store_is_replaced_only_when_asked(tmp_path: Path) -> None:
 def test_has_store_tells_same_other_and_none(tmp_path: Path) -> None:
     path = tmp_path / "a.zarr"
     header = make_header(3)
-    same = {"config_hash": header.config_hash, "fingerprint": header.fingerprint}
+    same: dict[str, Any] = {"recipe": header.config, "fingerprint": header.fingerprint}
     assert not has_store(path, **same)
     make_store(path, header)
     assert has_store(path, **same)
-    with pytest.raises(StoreExistsError, match=r"slide file \(abc there, xyz wanted\).*overwrite"):
+    with pytest.raises(StoreExistsError, match=r"from another slide file.*overwrite"):
         has_store(path, **{**same, "fingerprint": "xyz"})
-    with pytest.raises(StoreExistsError, match="configuration"):
-        has_store(path, **{**same, "config_hash": "0"})
+    with pytest.raises(StoreExistsError, match=r"min_tissue 0.5 there, 0.3 wanted.*overwrite"):
+        has_store(path, **{**same, "recipe": {"tile": {"min_tissue": 0.3}}})
     (tmp_path / "notes.txt").write_text("not a store")
     with pytest.raises(StoreExistsError, match="cannot be used"):
         has_store(tmp_path / "notes.txt", **same)

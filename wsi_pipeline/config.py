@@ -1,4 +1,4 @@
-"""The configuration: one frozen model per stage, read from and written to TOML, and its hash.
+"""The configuration: one frozen model per stage, read from and written to TOML.
 
 Help, unit, default and range of every option stand here and nowhere else; the command line is
 generated from the fields. A flag beats the TOML file, which beats the default.
@@ -6,8 +6,6 @@ generated from the fields. A flag beats the TOML file, which beats the default.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import tomllib
 from collections import Counter
@@ -303,12 +301,6 @@ class PipelineConfig(StageConfig):
     def preprocessing(self) -> dict[str, Any]:
         """Return the part that decides the content of a patch store, as plain values."""
         return self.model_dump(mode="json", exclude={"predict"})
-
-
-def config_hash(values: dict[str, Any]) -> str:
-    """Hash plain configuration values; equal values give equal hashes whatever their order."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_config(

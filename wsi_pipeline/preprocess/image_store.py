@@ -383,7 +383,7 @@ def _fingerprint(images: Sequence[LabelledImage], digests: list[bytes]) -> str:
 def _is_finished(path: Path, header: StoreHeader, *, overwrite: bool) -> bool:
     """Whether the very store that is asked for is there; another one is an error or replaced."""
     try:
-        return has_store(path, config_hash=header.config_hash, fingerprint=header.fingerprint)
+        return has_store(path, recipe=header.config, fingerprint=header.fingerprint)
     except StoreExistsError:
         if not overwrite:
             raise

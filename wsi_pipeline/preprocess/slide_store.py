@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.annotations import read_annotations
-from wsi_pipeline.config import PipelineConfig, config_hash
 from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.preprocess.extraction import Extraction, TileReader
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import estimate_stain_matrix
 from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import PatchStore, StoreHeader, StoreWriter, has_store
+from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.tiles.classes import find_group, to_classes
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tiles.labelled import LabelledTiles, label_tiles
@@ -40,6 +40,7 @@ from wsi_pipeline.types import (
 if TYPE_CHECKING:
     import shapely
 
+    from wsi_pipeline.config import PipelineConfig
     from wsi_pipeline.slide.inputs import SlideJob
 
 THUMBNAIL_PX = 1024
@@ -151,7 +152,7 @@ def identify_store(job: SlideJob, config: PipelineConfig) -> dict[str, str]:
     """
     recipe = _recipe(job, config)
     with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
-        return {"config_hash": config_hash(recipe), "fingerprint": slide.fingerprint()}
+        return {"config_hash": recipe_hash(recipe), "fingerprint": slide.fingerprint()}
 
 
 def _recipe(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _content_hash(file: Path | None) -> str | None:
 def _is_finished(path: Path, recipe: dict[str, Any], fingerprint: str, *, overwrite: bool) -> bool:
     """Whether the very store that is asked for is there; another one is an error or replaced."""
     try:
-        return has_store(path, config_hash=config_hash(recipe), fingerprint=fingerprint)
+        return has_store(path, recipe=recipe, fingerprint=fingerprint)
     except StoreExistsError:
         if not overwrite:
             raise

@@ -37,7 +37,7 @@ index carries a CRC-32C. Attributes of the group:
 ``stain``                convention, matrix, verdict, reasons, pixel_count, angles, condition
 ``mask_downsample``      level-0 px per pixel of ``tissue_mask``, in x and y
 ``config``               configuration of every preprocessing stage
-``config_hash``          hash of ``config``
+``config_hash``          hash of what in ``config`` decides the patches
 ``fingerprint``          fingerprint of the slide file
 ``versions``             packages that wrote the store
 ``label_names``          classes, where ``label`` is stored

@@ -18,6 +18,7 @@ from wsi_pipeline.errors import (
     StoreError,
     StoreSchemaError,
 )
+from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.store.schema import (
     open_group,
     parse_he_values,
@@ -248,8 +249,8 @@ class PatchStore:
 
     @property
     def config_hash(self) -> str:
-        """Hash of :attr:`config`."""
-        return str(self.attributes["config_hash"])
+        """Hash of what in :attr:`config` decides the patches."""
+        return recipe_hash(self.config)
 
     @property
     def fingerprint(self) -> str:

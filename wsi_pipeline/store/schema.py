@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from wsi_pipeline.config import HeValues, StoreConfig, config_hash
+from wsi_pipeline.config import HeValues, StoreConfig
 from wsi_pipeline.errors import StoreNotFoundError, StoreSchemaError
+from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.store.shards import COMPRESSOR, LEVEL, ShardLayout
 from wsi_pipeline.types import (
     STAIN_CONVENTION,
@@ -126,8 +127,8 @@ class StoreHeader:
 
     @property
     def config_hash(self) -> str:
-        """Hash of ``config``."""
-        return config_hash(self.config)
+        """Hash of what in ``config`` decides the patches."""
+        return recipe_hash(self.config)
 
     @property
     def group_names(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StoreError, StoreExistsError
+from wsi_pipeline.store.identity import decisive, differences
 from wsi_pipeline.store.reading import PatchStore
 from wsi_pipeline.store.schema import (
     StoreHeader,
@@ -30,6 +31,7 @@ from wsi_pipeline.store.shards import round_to_bits, write_shard_file
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import StoreConfig
+    from wsi_pipeline.store.identity import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -277,15 +279,15 @@ class StoreWriter:
                     file.unlink()
 
 
-def has_store(path: Path, *, config_hash: str, fingerprint: str) -> bool:
+def has_store(path: Path, *, recipe: Recipe, fingerprint: str) -> bool:
     """Tell whether a finished store of the same slide and configuration is there.
 
     Parameters
     ----------
     path : Path
         Where the store would be.
-    config_hash : str
-        Hash of the preprocessing configuration.
+    recipe : dict
+        All that the store is asked for, as :attr:`StoreHeader.config` has it.
     fingerprint : str
         Fingerprint of the slide file.
 
@@ -307,18 +309,13 @@ def has_store(path: Path, *, config_hash: str, fingerprint: str) -> bool:
         raise StoreExistsError(
             f"{path} exists but cannot be used ({error}); pass --overwrite to replace it"
         ) from error
-    differences = [
-        f"{what} ({stored} there, {wanted} wanted)"
-        for what, stored, wanted in (
-            ("configuration", store.config_hash, config_hash),
-            ("slide file", store.fingerprint, fingerprint),
-        )
-        if stored != wanted
-    ]
-    if differences:
+    found = list(differences(store.config, recipe))
+    if store.fingerprint != fingerprint:
+        found.append("made from another slide file, or from another state of this one")
+    if found:
         raise StoreExistsError(
-            f"{path} exists and differs in its {' and '.join(differences)}; pass --overwrite to "
-            f"replace it or choose another output folder"
+            f"{path} exists and differs: {'; '.join(found)}. Pass --overwrite to replace it or "
+            f"choose another output folder"
         )
     return True
 
@@ -359,7 +356,7 @@ def _agrees(partial: Path, header: StoreHeader, config: StoreConfig) -> bool:
             config.keep_rgb,
         )
         return (
-            dict(group.attrs) == header.attributes()
+            _comparable(dict(group.attrs)) == _comparable(header.attributes())
             and layout == wanted
             and all(
                 name in group and np.array_equal(np.asarray(group[name]), values)
@@ -369,6 +366,10 @@ def _agrees(partial: Path, header: StoreHeader, config: StoreConfig) -> bool:
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s cannot be read: %s", partial, error)
         return False
+
+
+def _comparable(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {**attributes, "config": decisive(attributes["config"]), "config_hash": None}
 
 
 def _take_place(new: Path, path: Path) -> None:

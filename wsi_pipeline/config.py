@@ -99,6 +99,11 @@ class ReadConfig(StageConfig):
 class TissueConfig(StageConfig):
     """How tissue is told from glass, pen, black borders and glass edges."""
 
+    segmenter: str = Field(
+        "classic",
+        description="What tells tissue: classic, by limits on colour and size, or the name of one "
+        "that an installed package brings.",
+    )
     mask_mpp: float = Field(8.0, gt=0, description="Resolution of the tissue mask, um/px.")
     min_tissue_um2: float = Field(
         20_000.0, ge=0, description="Smallest piece of tissue kept, um^2."

@@ -28,7 +28,12 @@ from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.tiles.classes import find_group, to_classes
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tiles.labelled import LabelledTiles, label_tiles
-from wsi_pipeline.tissue import detect_tissue, require_brightfield, sharpness
+from wsi_pipeline.tissue import (
+    make_segmenter,
+    require_brightfield,
+    segment_overview,
+    sharpness,
+)
 from wsi_pipeline.types import (
     NoProgress,
     Progress,
@@ -157,13 +162,16 @@ def identify_store(job: SlideJob, config: PipelineConfig) -> dict[str, str]:
 
 def _recipe(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
     """Gather, as plain values, everything besides the slide's pixels that decides the store."""
-    return {
+    recipe = {
         **config.preprocessing(),
         "table_mpp": job.mpp,
         "roi": _content_hash(job.roi),
         "labels": _content_hash(job.labels),
         "group": job.group,
     }
+    version = make_segmenter(config.tissue).version
+    # stores that do not state it are of the first
+    return recipe if version == "1" else {**recipe, "segmenter_version": version}
 
 
 def _content_hash(file: Path | None) -> str | None:
@@ -217,10 +225,12 @@ def survey_slide(
     """
     tiles = tiles or TileReader(slide, max_bytes=0)
     with watch.stage("mask"):
-        rgb, downsample = slide.overview(config.tissue.mask_mpp, pool)
+        segmenter = make_segmenter(config.tissue)
+        rgb, downsample = slide.overview(segmenter.mpp, pool)
+        overview_mpp = max(segmenter.mpp, slide.info.mpp)
         require_brightfield(rgb, slide.info.slide_id)
-        mask = detect_tissue(rgb, config.tissue.mask_mpp, downsample, config.tissue)
-        thumbnail = _thumbnail(slide, rgb, config.tissue.mask_mpp)
+        mask = segment_overview(segmenter, rgb, overview_mpp, downsample)
+        thumbnail = _thumbnail(slide, rgb, overview_mpp)
     with watch.stage("grid"):
         roi = None if job.roi is None else _polygons(slide, job.roi)
         grid = _without_blurred(slide, lay_grid(slide.info, mask, config.tile, roi), config, pool)

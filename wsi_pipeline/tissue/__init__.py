@@ -4,5 +4,13 @@ Arrays in, arrays out: it reads no slides, cuts no tiles and does not judge the 
 """
 
 from wsi_pipeline.tissue.detect import detect_tissue, require_brightfield, sharpness
+from wsi_pipeline.tissue.segmenters import TissueSegmenter, make_segmenter, segment_overview
 
-__all__ = ["detect_tissue", "require_brightfield", "sharpness"]
+__all__ = [
+    "TissueSegmenter",
+    "detect_tissue",
+    "make_segmenter",
+    "require_brightfield",
+    "segment_overview",
+    "sharpness",
+]

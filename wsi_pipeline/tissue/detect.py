@@ -55,6 +55,35 @@ LIT_LEVEL = 110
 """Mean grey level that the lit half of a brightfield slide exceeds."""
 
 
+class ClassicSegmenter:
+    """Tells tissue by limits on colour and size; nothing is learned.
+
+    Parameters
+    ----------
+    config : TissueConfig
+        Resolution, size limits, and which artefacts are told from tissue.
+
+    Attributes
+    ----------
+    version : str
+        Changes with the rules.
+    """
+
+    version = "1"
+
+    def __init__(self, config: TissueConfig) -> None:
+        self._config = config
+
+    @property
+    def mpp(self) -> float:
+        """Resolution of the overview it wants, um/px."""
+        return self._config.mask_mpp
+
+    def segment(self, rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
+        """Name what each pixel shows, as :func:`detect_tissue` does."""
+        return detect_tissue(rgb, mpp, (1.0, 1.0), self._config).areas
+
+
 def detect_tissue(
     rgb: NDArray[np.uint8],
     mpp: float,

@@ -17,7 +17,9 @@ import numpy as np
 from slides import repeated_slide
 
 from wsi_pipeline.config import load_config
-from wsi_pipeline.preprocess.slide_store import survey_slide
+from wsi_pipeline.preprocess.extraction import TileReader
+from wsi_pipeline.preprocess.given import read_given, recipe_of
+from wsi_pipeline.preprocess.survey import survey_slide
 from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import estimate_stain_matrix
@@ -52,9 +54,10 @@ def measure(path: Path, seeds: tuple[int, ...] = (0, 1, 2), workers: int = 2) ->
         for seed in seeds:
             config = load_config(overrides={"stain": {"seed": seed}})
             watch = Stopwatch()
-            header = survey_slide(
-                slide, SlideJob(path=path, slide_id=path.stem), config, pool, watch
-            )
+            job = SlideJob(path=path, slide_id=path.stem)
+            given = read_given(job, slide.info, config, recipe_of(job, config))
+            tiles = TileReader(slide, max_bytes=0)
+            header = survey_slide(tiles, given, config, pool, watch)
             reference = reference or _of_all_pixels(slide, header.grid, pool)
             rows.append(_compare(path, header.stain.matrix, reference, watch, len(header.grid)))
     return rows

@@ -12,7 +12,9 @@ import pytest
 
 from wsi_pipeline.config import PipelineConfig, StoreConfig, load_config
 from wsi_pipeline.preprocess.extraction import Extraction, TileReader
-from wsi_pipeline.preprocess.slide_store import preprocess_slide, survey_slide
+from wsi_pipeline.preprocess.given import read_given, recipe_of
+from wsi_pipeline.preprocess.slide_store import preprocess_slide
+from wsi_pipeline.preprocess.survey import survey_slide
 from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import encode_he
@@ -41,8 +43,9 @@ def slide(known_slide: KnownSlide) -> Iterator[Slide]:
 @pytest.fixture(scope="module")
 def header(slide: Slide, known_slide: KnownSlide) -> StoreHeader:
     job = SlideJob(path=known_slide.path, slide_id="known")
+    given = read_given(job, slide.info, config(), recipe_of(job, config()))
     with ThreadPoolExecutor(1) as pool:
-        return survey_slide(slide, job, config(), pool, Stopwatch())
+        return survey_slide(TileReader(slide, max_bytes=0), given, config(), pool, Stopwatch())
 
 
 def test_stored_patches_are_those_of_the_plain_path(

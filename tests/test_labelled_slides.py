@@ -133,7 +133,7 @@ def test_other_annotations_make_another_store(
     store_of(known_slide, areas, path, config())
     assert len(store_of(known_slide, areas, path, config()))
     write_areas(areas, EN=TUMOUR)
-    with pytest.raises(StoreExistsError, match="differs in its configuration"):
+    with pytest.raises(StoreExistsError, match="labels a file of content"):
         store_of(known_slide, areas, path, config())
 
 

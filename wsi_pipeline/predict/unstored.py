@@ -16,7 +16,8 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.inference import Feed, choose_devices, he_feed, rgb_feed, unmixing_feed
 from wsi_pipeline.predict.patches import predict_feed, require_match
 from wsi_pipeline.preprocess.extraction import TileReader
-from wsi_pipeline.preprocess.slide_store import survey_slide
+from wsi_pipeline.preprocess.given import read_given, recipe_of
+from wsi_pipeline.preprocess.survey import survey_slide
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.stain import HeEncoder
 from wsi_pipeline.stopwatch import Stopwatch
@@ -205,8 +206,9 @@ def predict_directly(
     watch = Stopwatch()
     with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
         tiles = TileReader(slide)
+        given = read_given(job, slide.info, config, recipe_of(job, config))
         with ThreadPoolExecutor(workers) as pool:
-            header = survey_slide(slide, job, config, pool, watch, tiles)
+            header = survey_slide(tiles, given, config, pool, watch)
         if header.grid.corners is not None:
             raise ConfigError(
                 f"the tiles of {job.path} lie in annotated areas, not on a lattice, so they make "

@@ -52,10 +52,15 @@ class TileReader:
         The slide, open.
     max_bytes : int
         Most bytes kept of tiles that were sampled or read ahead.
+
+    Attributes
+    ----------
+    slide : Slide
+        The slide.
     """
 
     def __init__(self, slide: Slide, max_bytes: int = KEPT_BYTES) -> None:
-        self._slide = slide
+        self.slide = slide
         self._room = self._all_room = max_bytes
         self._kept: dict[_Key, Future[NDArray[np.uint8]]] = {}
         self._lock = Lock()
@@ -113,7 +118,7 @@ class TileReader:
 
     def _read(self, key: _Key, read_px: int) -> NDArray[np.uint8]:
         level, x, y = key
-        return self._slide.read_level(level, (x, y), (read_px, read_px))
+        return self.slide.read_level(level, (x, y), (read_px, read_px))
 
 
 _Key = tuple[int, int, int]

@@ -1,0 +1,103 @@
+"""What is given for a slide besides its pixels -> values: recipe, areas, patient.
+
+The files that a job names are read here and nowhere else, so that the stages get values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wsi_pipeline.annotations import read_annotations
+from wsi_pipeline.tiles.classes import ClassArea, find_group, to_classes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import shapely
+
+    from wsi_pipeline.config import PipelineConfig
+    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.types import SlideInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What bounds and labels the tiles of a slide.
+
+    Attributes
+    ----------
+    recipe : dict
+        Everything besides the slide's pixels that decides the store, as plain values.
+    roi : list of shapely geometries, or None
+        Areas that tiles lie in, level-0 px; None for the whole slide.
+    areas : tuple of ClassArea, or None
+        Annotated areas with their classes; None for a slide that is not annotated.
+    group : str or None
+        Patient; None where it is not known.
+    """
+
+    recipe: dict[str, Any]
+    roi: list[shapely.Geometry] | None = None
+    areas: tuple[ClassArea, ...] | None = None
+    group: str | None = None
+
+
+def recipe_of(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
+    """Gather, as plain values, everything besides the slide's pixels that decides the store."""
+    return {
+        **config.preprocessing(),
+        "table_mpp": job.mpp,
+        "roi": _content_hash(job.roi),
+        "labels": _content_hash(job.labels),
+        "group": job.group,
+    }
+
+
+def read_given(
+    job: SlideJob, slide: SlideInfo, config: PipelineConfig, recipe: dict[str, Any]
+) -> Given:
+    """Read what is given for a slide.
+
+    Parameters
+    ----------
+    job : SlideJob
+        Names the files.
+    slide : SlideInfo
+        The slide, whose frame the files are in.
+    config : PipelineConfig
+        The label map, and how the patient is found in the slide's name.
+    recipe : dict
+        What :func:`recipe_of` gave.
+
+    Returns
+    -------
+    Given
+        The values.
+
+    Raises
+    ------
+    AnnotationError
+        If a file is malformed, or an area has a name of no class.
+    ConfigError
+        If annotations have no label map, or the slide's name shows no patient.
+    """
+    roi = areas = None
+    if job.roi is not None:
+        roi = [area.geometry for area in read_annotations(job.roi, slide.size_wh)]
+    if job.labels is not None:
+        areas = to_classes(read_annotations(job.labels, slide.size_wh), config.label, job.labels)
+    group = job.group
+    if group is None and config.label.group is not None:
+        group = find_group(job.slide_id, config.label.group)
+    return Given(
+        recipe=recipe,
+        roi=roi,
+        areas=areas,
+        group=group,
+    )
+
+
+def _content_hash(file: Path | None) -> str | None:
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()

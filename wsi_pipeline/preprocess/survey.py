@@ -1,0 +1,185 @@
+"""An open slide -> all that must be known before its first patch: mask, grid, stain, labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_pipeline.stain import estimate_stain_matrix
+from wsi_pipeline.store import StoreHeader
+from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
+from wsi_pipeline.tiles.labelled import LabelledTiles, label_tiles
+from wsi_pipeline.tissue import detect_tissue, require_brightfield, sharpness
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from wsi_pipeline.config import PipelineConfig
+    from wsi_pipeline.preprocess.extraction import TileReader
+    from wsi_pipeline.preprocess.given import Given
+    from wsi_pipeline.slide.open import Slide
+    from wsi_pipeline.stopwatch import Stopwatch
+    from wsi_pipeline.types import StainEstimate, TileGrid, TissueMask
+
+THUMBNAIL_PX = 1024
+"""Longer side of the stored thumbnail, px."""
+
+STAIN_PIXELS = 1 << 18
+"""About how many pixels the stain matrix rests on. Neighbours are alike: which tiles are sampled
+moves the matrix a hundred times as far as leaving out three pixels of four."""
+
+
+def survey_slide(
+    tiles: TileReader,
+    given: Given,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+    watch: Stopwatch,
+) -> StoreHeader:
+    """Find out all that must be known before the first patch is read.
+
+    Parameters
+    ----------
+    tiles : TileReader
+        Reads the open slide, and keeps the sampled tiles for whoever reads all tiles afterwards.
+    given : Given
+        What bounds and labels the tiles.
+    config : PipelineConfig
+        The configuration.
+    pool : ThreadPoolExecutor
+        Reads the overview and the tiles that the stain matrix rests on.
+    watch : Stopwatch
+        Is given the time of each stage.
+
+    Returns
+    -------
+    StoreHeader
+        Mask, grid, stain matrix, thumbnail and labels.
+
+    Raises
+    ------
+    SlideError
+        If the slide is not brightfield.
+    StainEstimationError
+        If its pixels are not H&E.
+    AnnotationError
+        If no tile can be labelled as asked.
+    """
+    slide = tiles.slide
+    with watch.stage("mask"):
+        mask, thumbnail = _find_tissue(slide, config, pool)
+    with watch.stage("grid"):
+        grid = _lay_tiles(slide, mask, given, config, pool)
+    with watch.stage("stain"):
+        # from all tissue, so that stores of labelled and of other tiles share one matrix;
+        # tiles that labels may drop are not read ahead
+        stain = _estimate_stain(tiles, grid, config, pool, ahead=given.areas is None)
+    labelled = None
+    if given.areas is not None:
+        with watch.stage("labels"):
+            labelled = _label_tiles(slide, mask, given, config, pool)
+            grid = labelled.grid
+    return StoreHeader(
+        slide=slide.info,
+        grid=grid,
+        label=None if labelled is None else labelled.kept_labels,
+        label_names=() if labelled is None else tuple(config.label.classes),
+        group=None if given.group is None else (given.group,) * len(grid),
+        stain=stain,
+        mask=mask,
+        thumbnail=thumbnail,
+        config=given.recipe,
+        fingerprint=slide.fingerprint(),
+    )
+
+
+def _find_tissue(
+    slide: Slide, config: PipelineConfig, pool: ThreadPoolExecutor
+) -> tuple[TissueMask, NDArray[np.uint8]]:
+    """Return the mask and the thumbnail, both from one overview."""
+    mpp = config.tissue.mask_mpp
+    rgb, downsample = slide.overview(mpp, pool)
+    require_brightfield(rgb, slide.info.slide_id)
+    return detect_tissue(rgb, mpp, downsample, config.tissue), _thumbnail(slide, rgb, mpp)
+
+
+def _lay_tiles(
+    slide: Slide,
+    mask: TissueMask,
+    given: Given,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+) -> TileGrid:
+    grid = lay_grid(slide.info, mask, config.tile, given.roi)
+    return _without_blurred(slide, grid, config, pool)
+
+
+def _label_tiles(
+    slide: Slide,
+    mask: TissueMask,
+    given: Given,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+) -> LabelledTiles:
+    """Choose and label the tiles of an annotated slide."""
+    areas = given.areas or ()
+    labelled = label_tiles(slide.info, mask, areas, config.tile, config.label, given.roi)
+    return replace(labelled, grid=_without_blurred(slide, labelled.grid, config, pool))
+
+
+def _without_blurred(
+    slide: Slide, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
+) -> TileGrid:
+    if config.tile.min_sharpness is None:
+        return grid
+    scores = list(pool.map(lambda i: _tile_sharpness(slide, grid, i), range(len(grid))))
+    return drop_blurred(grid, np.array(scores), config.tile.min_sharpness)
+
+
+def _thumbnail(slide: Slide, overview: NDArray[np.uint8], overview_mpp: float) -> NDArray[np.uint8]:
+    """Picture the whole slide; small slides are read again, for the mask's pixels are coarse."""
+    longer = max(slide.info.size_wh)
+    mpp = slide.info.mpp * max(1.0, longer / THUMBNAIL_PX)
+    if mpp < overview_mpp:
+        return slide.overview(mpp, oversampling=1)[0]
+    height, width, _ = overview.shape
+    scale = THUMBNAIL_PX / max(height, width)
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(overview, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _estimate_stain(
+    tiles: TileReader,
+    grid: TileGrid,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+    *,
+    ahead: bool,
+) -> StainEstimate:
+    """Estimate the slide's matrix from the averaged pixels of a seeded sample of its tiles.
+
+    The threads go on with the first tiles if they are to be read ``ahead``.
+    """
+    side = max(1, round(grid.patch_px * grid.mpp / max(config.stain.pixel_um, grid.mpp)))
+    indices = sample_tiles(grid, config.stain.sample_tiles, config.stain.seed)
+    step = max(1, math.ceil(math.sqrt(len(indices) * side**2 / STAIN_PIXELS)))
+
+    def read(index: int) -> NDArray[np.uint8]:
+        return tiles.sample(grid, index, side)[::step, ::step].reshape(-1, 3)
+
+    sampled = pool.map(read, indices.tolist())
+    if ahead:
+        tiles.read_ahead(grid, pool, frozenset(indices.tolist()))
+    pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *sampled])
+    return estimate_stain_matrix(pixels, config.stain)
+
+
+def _tile_sharpness(slide: Slide, grid: TileGrid, index: int) -> float:
+    x, y = grid.level_xy[index].tolist()
+    side = max(1, grid.patch_px // 2)
+    return sharpness(slide.read_patch(grid.level, (x, y), grid.read_px, side))

@@ -158,7 +158,7 @@ def run_experiment(
     TrainingError
         If recipe, data and an earlier run do not fit together.
     """
-    start = start or Start()
+    recipe, start = recipe.settled(), start or Start()
     split = _settle_split(recipe, source, out, start)
     method, normalisation = _build(recipe, source, split)
     task = Task(method=method, source=source, split=split, config=recipe.train, out=out)

@@ -52,6 +52,10 @@ class Recipe(_Part):
     train: TrainConfig = TrainConfig()
     method: MethodConfig
 
+    def settled(self) -> Recipe:
+        """Return the recipe with every length that it left open, from the epochs of training."""
+        return self.model_copy(update={"method": self.method.settled(self.train.epochs)})
+
 
 def load_recipe(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
     """Read a recipe.

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,16 +29,28 @@ PLAIN = ("loss", "pseudo", "clusters", "feature")
 """Beginnings of names that are logged as they are; all others are losses."""
 
 
+CALIBRATION_BINS = 15
+"""Bins of equal width by which pseudo-labels' confidence is compared with how many are right."""
+
+
+class Guesses(NamedTuple):
+    """Pseudo-labels of a step, as in :class:`~wsi_models.methods.base.Losses`."""
+
+    label: Tensor | None = None
+    confidence: Tensor | None = None
+
+
 class EpochLog:
     """Averages what the steps of an epoch report."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._steps = 0
-        self._right = self._judged = 0
+        # per bin of confidence: pseudo-labels that can be judged, those right, sum of confidences
+        self._bins = torch.zeros(3, CALIBRATION_BINS, dtype=torch.float64)
 
     def add(
-        self, total: Tensor, parts: Mapping[str, float], pseudo: Tensor | None, truth: Tensor | None
+        self, total: Tensor, parts: Mapping[str, float], guesses: Guesses, truth: Tensor | None
     ) -> None:
         """Take the report of one step; ``truth`` is what the labels withheld would have been."""
         self._steps += 1
@@ -53,24 +65,49 @@ class EpochLog:
                 "diverged; lower the learning rate, or train in 32-true"
             )
         self._sums["loss"] += loss
-        if pseudo is not None and truth is not None:
-            # a method may give no label where it is not sure enough
-            guess = pseudo.cpu()
-            judged = (truth != UNKNOWN) & (guess != UNKNOWN)
-            self._judged += int(judged.sum())
-            self._right += int((guess == truth)[judged].sum())
+        if guesses.label is not None and truth is not None:
+            self._judge(guesses.label.cpu(), guesses.confidence, truth)
 
     def means(self, fabric: Fabric) -> dict[str, float]:
-        """Return the averages over steps and processes."""
-        values = {name: total / self._steps for name, total in sorted(self._sums.items())}
-        if self._judged:
-            values["pseudo_accuracy"] = self._right / self._judged
-        if fabric.world_size > 1:
-            packed = torch.tensor(list(values.values()), dtype=torch.float64, device=fabric.device)
-            reduced = fabric.all_reduce(packed, reduce_op="mean")
-            assert isinstance(reduced, Tensor)
-            values = dict(zip(values, reduced.tolist(), strict=True))
+        """Return the averages over steps and processes.
+
+        ``pseudo_accuracy`` is the share of the pseudo-labels that are right, of those whose truth
+        is known, and ``pseudo_ece`` their expected calibration error [1]_: the mean difference of
+        confidence and share of right ones, over bins of confidence. Neither is there where no
+        process had such a pseudo-label.
+
+        References
+        ----------
+        .. [1] C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
+        """
+        names = sorted(self._sums)
+        steps = torch.tensor([self._sums[name] / self._steps for name in names])
+        # every process sends as many numbers, whatever it could judge
+        averages = _over_processes(fabric, steps.double(), "mean")
+        count, right, confidence = _over_processes(fabric, self._bins, "sum")
+        values = dict(zip(names, averages.tolist(), strict=True))
+        if count.sum() > 0:
+            values["pseudo_accuracy"] = float(right.sum() / count.sum())
+            values["pseudo_ece"] = float((confidence - right).abs().sum() / count.sum())
         return values
+
+    def _judge(self, label: Tensor, confidence: Tensor | None, truth: Tensor) -> None:
+        # a method may give no label where it is not sure enough
+        judged = (truth != UNKNOWN) & (label != UNKNOWN)
+        sure = torch.ones(len(label)) if confidence is None else confidence.detach().cpu()
+        sure = sure[judged].double()
+        place = (sure * CALIBRATION_BINS).long().clamp(0, CALIBRATION_BINS - 1)
+        right = (label == truth)[judged].double()
+        for row, values in enumerate((torch.ones_like(sure), right, sure)):
+            self._bins[row].index_add_(0, place, values)
+
+
+def _over_processes(fabric: Fabric, values: Tensor, how: str) -> Tensor:
+    if fabric.world_size == 1:
+        return values
+    reduced = fabric.all_reduce(values.to(fabric.device), reduce_op=how)
+    assert isinstance(reduced, Tensor)
+    return reduced.cpu()
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:

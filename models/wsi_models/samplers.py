@@ -61,7 +61,8 @@ class BalancedBatches:
     Notes
     -----
     As in CLASS-M, the list of each class is shuffled at the start of an epoch and read circularly:
-    a rare class is seen as often as a frequent one, each of its patches equally often.
+    a rare class is seen as often as a frequent one, each of its patches equally often. Every batch
+    is shuffled after it is drawn, so that the order of its patches tells nothing of their classes.
     """
 
     def __init__(self, label: Indices, indices: Indices, batch: int, drawing: Drawing) -> None:
@@ -90,7 +91,7 @@ class BalancedBatches:
         Returns
         -------
         ndarray of shape (iterations, batch), int64
-            Indices of patches, class by class within a batch.
+            Indices of patches, in random order within a batch.
         """
         rng = np.random.default_rng([self._drawing.seed, epoch])
         per_class = self.batch // len(self._by_class)
@@ -99,7 +100,7 @@ class BalancedBatches:
             order = _shuffle(members, self._drawing.block, rng)
             drawn = np.resize(order, (iterations, self._drawing.ranks, per_class))
             columns.append(drawn[:, self._drawing.rank])
-        return np.concatenate(columns, axis=1)
+        return rng.permuted(np.concatenate(columns, axis=1), axis=1)
 
 
 class PermutedBatches:

@@ -37,6 +37,12 @@ class SplitConfig(BaseModel):
         ge=1,
         description="Training labels kept per class; the other patches count as unlabelled.",
     )
+    labelled_groups: int | None = Field(
+        None,
+        ge=1,
+        description="Training groups that keep labels, drawn so that together they have every "
+        "class; the patches of the others count as unlabelled. All if not given.",
+    )
     seed: int | None = Field(
         None, ge=0, description="Another division per seed; the seed of the training if not given."
     )
@@ -147,7 +153,7 @@ def split_by_group(
     rng = _generator(config, seed)
     patches = _Patches.of(label, group)
     part = _assign(patches, shares, rng)
-    return _split(patches, part, _keep_labels(patches, part, config.labels_per_class, rng))
+    return _split(patches, part, _keep_labels(patches, part, config, rng))
 
 
 def load_split(
@@ -188,7 +194,7 @@ def load_split(
         _refuse_shared(patches.names[taken & (part != LEFT_OUT)])
         part[taken] = index
     if values.labelled is None:
-        kept = _keep_labels(patches, part, config.labels_per_class, _generator(config, seed))
+        kept = _keep_labels(patches, part, config, _generator(config, seed))
         return _split(patches, part, kept)
     kept = np.array(values.labelled, dtype=np.int64)
     if not np.isin(kept, _known(patches, part, "train")).all():
@@ -278,10 +284,13 @@ def _known(patches: _Patches, part: Indices, name: str) -> Indices:
 
 
 def _keep_labels(
-    patches: _Patches, part: Indices, count: int | None, rng: np.random.Generator
+    patches: _Patches, part: Indices, config: SplitConfig, rng: np.random.Generator
 ) -> Indices:
     """Choose the training patches that keep their label, from as many groups as possible."""
     known = _known(patches, part, "train")
+    if config.labelled_groups is not None:
+        known = _within_groups(patches, known, config.labelled_groups, rng)
+    count = config.labels_per_class
     if count is None:
         return known
     kept = [np.empty(0, dtype=np.int64)]
@@ -295,6 +304,28 @@ def _keep_labels(
         turn = _occurrence(patches.codes[candidates])
         kept.append(candidates[np.argsort(turn, kind="stable")[:count]])
     return np.sort(np.concatenate(kept))
+
+
+def _within_groups(
+    patches: _Patches, known: Indices, count: int, rng: np.random.Generator
+) -> Indices:
+    """Choose the labels of a few groups: those first, in random order, that add a class."""
+    codes, label = patches.codes[known], patches.label[known]
+    order = rng.permutation(np.unique(codes)).tolist()
+    seen: set[int] = set()
+    needed = []
+    for group in order:
+        found = set(label[codes == group].tolist())
+        if not found <= seen:
+            needed.append(group)
+            seen |= found
+    if len(needed) > count or len(order) < count:
+        raise TrainingError(
+            f"{count} groups with labels are asked for; there are {len(order)}, and "
+            f"{len(needed)} are needed for every class; change labelled_groups"
+        )
+    chosen = needed + [group for group in order if group not in needed]
+    return known[np.isin(codes, chosen[:count])]
 
 
 def _occurrence(codes: NDArray[np.intp]) -> Indices:

@@ -18,14 +18,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from wsi_models.checkpoint import load_checkpoint, save_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.judging import class_logits, thin_out
 from wsi_models.methods.base import UNKNOWN, Batch, Method
 from wsi_models.metrics import balanced_accuracy
-from wsi_models.records import EpochLog, write_history
+from wsi_models.records import EpochLog, Guesses, write_history
 from wsi_models.samplers import BalancedBatches, Drawing, PermutedBatches
 from wsi_models.sources import PatchSource, fetch_ahead
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.optim import Optimizer
 
+    from wsi_models.methods.optimisation import Schedule
     from wsi_models.splits import Split
 
 logger = logging.getLogger(__name__)
@@ -136,11 +137,11 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
     check(task, resume=resume)
     method, config, out = task.method, task.config, task.out
     optimizer = method.optimizer()
-    scheduler = method.scheduler(optimizer)
+    schedule = method.scheduler(optimizer, config.iterations)
     step, fabric_optimizer = fabric.setup(_Step(method), optimizer)
     progress = Progress()
     if resume and (out / LAST_FILE).exists():
-        progress = _restore(task, optimizer, scheduler)
+        progress = _restore(task, optimizer, schedule)
     labelled, unlabelled = _samplers(task, fabric)
     while not _finished(progress, config):
         epoch = progress.epoch + 1
@@ -151,20 +152,22 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
         batches = _draw(task, labelled, unlabelled, epoch)
         for iteration, (known, unknown, truth) in enumerate(batches):
             clock = epoch + iteration / config.iterations
-            total, parts, pseudo = step(
+            total, parts, guesses = step(
                 _tensors(known, fabric.device), _tensors(unknown, fabric.device), clock, generator
             )
             fabric_optimizer.zero_grad()
             fabric.backward(total)
             fabric_optimizer.step()
             method.after_step()
-            log.add(total, parts, pseudo, truth)
+            if schedule is not None and schedule.per_step:
+                schedule.rates.step()
+            log.add(total, parts, Guesses(*guesses), truth)
         method.after_epoch(epoch)
         means = log.means(fabric)
         method.inspect(means)
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], **means}
         row |= _validate(task, fabric)
-        _advance(scheduler, row.get("validation_loss", row["loss"]))
+        _advance(schedule, row.get("validation_loss", row["loss"]))
         row["best"] = _is_better(row, progress)
         progress.history.append({**row, "seconds": round(time.perf_counter() - begin, 2)})
         progress.epoch = epoch
@@ -172,7 +175,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
             progress.best_epoch = epoch
             progress.best_accuracy = row.get("validation_balanced_accuracy")
         if fabric.is_global_zero:
-            _save(task, progress, optimizer, scheduler)
+            _save(task, progress, optimizer, schedule)
             write_history(out, progress.history)
         fabric.barrier()
         logger.info("epoch %d: %s", epoch, row)
@@ -193,11 +196,11 @@ class _Step(nn.Module):
         unlabelled: tuple[Tensor, ...] | None,
         clock: float,
         generator: torch.Generator,
-    ) -> tuple[Tensor, dict[str, float], Tensor | None]:
+    ) -> tuple[Tensor, dict[str, float], tuple[Tensor | None, Tensor | None]]:
         losses = self.method.training_step(
             Batch(*labelled), None if unlabelled is None else Batch(*unlabelled), clock, generator
         )
-        return losses.total, dict(losses.parts), losses.pseudo
+        return losses.total, dict(losses.parts), (losses.pseudo, losses.confidence)
 
 
 def check(task: Task, *, resume: bool) -> None:
@@ -320,11 +323,14 @@ def _validate(task: Task, fabric: Fabric) -> dict[str, float]:
     }
 
 
-def _advance(scheduler: LRScheduler | None, validation_loss: float) -> None:
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(validation_loss)
-    elif scheduler is not None:
-        scheduler.step()
+def _advance(schedule: Schedule | None, validation_loss: float) -> None:
+    """Move a schedule that follows the epochs."""
+    if schedule is None or schedule.per_step:
+        return
+    if isinstance(schedule.rates, ReduceLROnPlateau):
+        schedule.rates.step(validation_loss)
+    else:
+        schedule.rates.step()
 
 
 def _finished(progress: Progress, config: TrainConfig) -> bool:
@@ -343,9 +349,7 @@ def _identity(task: Task) -> dict[str, Any]:
     }
 
 
-def _save(
-    task: Task, progress: Progress, optimizer: Optimizer, scheduler: LRScheduler | None
-) -> None:
+def _save(task: Task, progress: Progress, optimizer: Optimizer, schedule: Schedule | None) -> None:
     """Keep the best weights, then the state: a crash in between repeats the epoch."""
     weights = task.method.state_dict()
     if progress.best_epoch == progress.epoch:
@@ -357,7 +361,7 @@ def _save(
         "identity": _identity(task),
         "method": weights,
         "optimizer": optimizer.state_dict(),
-        "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "scheduler": None if schedule is None else schedule.rates.state_dict(),
         "epoch": progress.epoch,
         "best_epoch": progress.best_epoch,
         "best_accuracy": progress.best_accuracy,
@@ -366,7 +370,7 @@ def _save(
     save_checkpoint(task.out / LAST_FILE, state)
 
 
-def _restore(task: Task, optimizer: Optimizer, scheduler: LRScheduler | None) -> Progress:
+def _restore(task: Task, optimizer: Optimizer, schedule: Schedule | None) -> Progress:
     path = task.out / LAST_FILE
     state = load_checkpoint(path)
     wanted = _identity(task)
@@ -378,8 +382,8 @@ def _restore(task: Task, optimizer: Optimizer, scheduler: LRScheduler | None) ->
         )
     task.method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
-    if scheduler is not None:
-        scheduler.load_state_dict(state["scheduler"])
+    if schedule is not None:
+        schedule.rates.load_state_dict(state["scheduler"])
     return Progress(
         epoch=state["epoch"],
         best_epoch=state["best_epoch"],

@@ -1,10 +1,13 @@
 """A seed to a synthetic H&E slide, written as a pyramidal TIFF, with everything about it known.
 
+Real tissue can be stained anew as well, so that its stains are known.
+
 Demonstrations, tests and documentation stand on it. It imitates the look of tissue well enough to
 exercise every stage; it is no model of disease, and a network trained on it knows nothing of any.
 """
 
 from wsi_pipeline.synthetic.annotations import write_areas
+from wsi_pipeline.synthetic.restaining import draw_stains, plan_virtual_slides, restain
 from wsi_pipeline.synthetic.scene import SyntheticSlide, default_stains
 from wsi_pipeline.synthetic.truth import CLASS_COLORS, CLASS_NAMES, SyntheticTruth
 from wsi_pipeline.synthetic.write import write_synthetic_slide
@@ -15,6 +18,9 @@ __all__ = [
     "SyntheticSlide",
     "SyntheticTruth",
     "default_stains",
+    "draw_stains",
+    "plan_virtual_slides",
+    "restain",
     "write_areas",
     "write_synthetic_slide",
 ]

@@ -5,7 +5,7 @@ The losses are what methods differ in, and are not here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from pydantic import Field
@@ -16,15 +16,13 @@ from wsi_models.losses.classification import full_precision
 from wsi_models.methods.base import Batch, Method
 from wsi_models.methods.optimisation import (
     OptimisationConfig,
+    Schedule,
     build_optimizer,
     build_scheduler,
 )
 from wsi_models.parts.choices import Choices
 from wsi_models.parts.ema import BufferPolicy, Ema, decay_weights
 from wsi_models.parts.patch_network import PatchNetwork
-
-if TYPE_CHECKING:
-    from torch.optim.lr_scheduler import LRScheduler
 
 STEP_SIZE = 64
 """Patches of both batches of a step, published for CLASS-M."""
@@ -89,9 +87,9 @@ class AveragedMethod(Method, Generic[Network]):
         """Build the optimizer of the trained network."""
         return build_optimizer(self._averaged.optimisation, self.network)
 
-    def scheduler(self, optimizer: optim.Optimizer) -> LRScheduler | None:
-        """Build the schedule of the learning rate, stepped once per epoch."""
-        return build_scheduler(self._averaged.optimisation, optimizer)
+    def scheduler(self, optimizer: optim.Optimizer, iterations: int) -> Schedule | None:
+        """Build the schedule of the learning rate, given the steps of an epoch."""
+        return build_scheduler(self._averaged.optimisation, optimizer, iterations)
 
     def after_step(self) -> None:
         """Move the average, then shrink the weights."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
+    from wsi_models.methods.optimisation import Schedule
     from wsi_models.parts.patch_network import PatchNetwork
 
 JudgedBy = Literal["logits", "neighbours"]
@@ -90,11 +90,15 @@ class Losses:
         The pseudo-label of each unlabelled patch in the order given, -1 where the method does not
         trust it, so that a loop that happens to know the truth can log how many are right. The
         method itself never does.
+    confidence : Tensor of shape (U,), or None
+        The probability that the method gives each pseudo-label, so that such a loop can log how
+        far it is to be believed.
     """
 
     total: Tensor
     parts: Mapping[str, float] = field(default_factory=dict)
     pseudo: Tensor | None = None
+    confidence: Tensor | None = None
 
 
 class Method(nn.Module, ABC):
@@ -158,12 +162,8 @@ class Method(nn.Module, ABC):
     def optimizer(self) -> Optimizer:
         """Build the optimizer of the trained parameters."""
 
-    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """Build the schedule of the learning rate, stepped once per epoch.
-
-        A :class:`~torch.optim.lr_scheduler.ReduceLROnPlateau` is stepped with the cross-entropy
-        per patch of the validation set; any other without an argument.
-        """
+    def scheduler(self, optimizer: Optimizer, iterations: int) -> Schedule | None:
+        """Build the schedule of the learning rate, given the steps of an epoch."""
         return None
 
     def after_step(self) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor
 from wsi_models.losses.classification import soft_cross_entropy
 from wsi_models.losses.contrastive import default_margin, roll_triplet
 from wsi_models.methods.averaged import (
+    LABELLED_SIZE,
+    STEP_SIZE,
     AveragedConfig,
     AveragedMethod,
     floats,
@@ -31,6 +33,9 @@ from wsi_models.views import Normalisation, StainViewConfig, StainViews
 
 MIXED_CONTRASTIVE_WEIGHT = 0.001
 PLAIN_CONTRASTIVE_WEIGHT = 0.01
+
+MIXED_SIZE = LABELLED_SIZE + 2 * (STEP_SIZE - LABELLED_SIZE)
+"""Mixed patches of a step, published: the hinge is summed over as many, whatever the batch."""
 
 
 class ClassMConfig(AveragedConfig):
@@ -53,7 +58,14 @@ class ClassMConfig(AveragedConfig):
     contrastive_weight: float | None = Field(
         None,
         ge=0,
-        description="Weight of the summed hinge; by default 0.001, and 0.01 without mixup.",
+        description="Weight of the hinge, summed over the published batch; by default 0.001, and "
+        "0.01 without mixup.",
+    )
+    normalised_together: int | None = Field(
+        None,
+        ge=2,
+        description="Without mixup: patches that batch normalisation sees at once; all of a step "
+        "if not set.",
     )
     margin: float | None = Field(
         None, description="Margin of the hinge; by default 37/32 sqrt(2 d) for d features."
@@ -78,15 +90,20 @@ class ClassM(AveragedMethod[ClassMNetwork]):
 
     Notes
     -----
-    ``L = L_x + w L_u + 0.001 L_ct`` as in [1]_. The network is in training mode throughout, also
+    ``L = L_x + w L_u + 0.001 L_ct`` as in [1]_, where L_ct is the sum of the hinge over the 95
+    mixed patches of the published batch. Smaller and larger batches take 95 times its mean, since
+    the other losses are means: the balance of the losses is that of the paper at any batch size.
+
+    The network is in training mode throughout, also
     where it guesses labels. The third forward pass, of all mixed patches at once, is the only one
     that yields embeddings. The average network includes the running statistics and starts anew
     after the first epoch. Unlike in the authors' release, the extra decay shrinks weights only.
 
-    Without MixUp the method is CLASS: ``sum CE + 0.01 sum hinge`` over one view of each patch in
-    one forward pass. Its cross-entropy is a sum over the labelled patches, against which the
-    weight 0.001 would be some 50 times weaker than in CLASS-M; 0.01 is what the predecessor of
-    the method used [2]_.
+    Without MixUp the method is CLASS: ``sum CE + 0.01 sum hinge`` over one view of each patch, in
+    one forward pass unless ``normalised_together`` says otherwise. Its cross-entropy is a sum
+    over the labelled patches, against which the weight 0.001 would be some 50 times weaker than in
+    CLASS-M; 0.01 is what the predecessor of the method used [2]_. Both sums are those of the
+    published 33 labelled and 64 patches in all, whatever the batch.
 
     References
     ----------
@@ -111,6 +128,7 @@ class ClassM(AveragedMethod[ClassMNetwork]):
             default_margin(network.head.in_features) if config.margin is None else config.margin
         )
         default = MIXED_CONTRASTIVE_WEIGHT if config.mixup else PLAIN_CONTRASTIVE_WEIGHT
+        self._summed = MIXED_SIZE if config.mixup else STEP_SIZE
         given = config.contrastive_weight
         self.contrastive_weight = default if given is None else given
 
@@ -149,7 +167,7 @@ class ClassM(AveragedMethod[ClassMNetwork]):
             total = total + self.contrastive_weight * parts["contrastive"]
         confidence, pseudo = mixed.pseudo.prob.max(dim=1)
         parts |= {"total": total, "pseudo_confidence": confidence.mean()}
-        return Losses(total, floats(**parts), pseudo)
+        return Losses(total, floats(**parts), pseudo, confidence)
 
     def _plain_step(
         self, labelled: Batch, unlabelled: Batch | None, generator: torch.Generator
@@ -158,12 +176,17 @@ class ClassM(AveragedMethod[ClassMNetwork]):
         batches = [labelled] if unlabelled is None else [labelled, unlabelled]
         items = torch.cat([self.views.random(batch, generator) for batch in batches])
         order = draws.permutation(len(items), generator, items.device)
-        output = self.network(items[order])
-        logits = output.logits[order.argsort()][: len(labelled)]
-        supervised = soft_cross_entropy(logits, self._targets(labelled)) * len(labelled)
+        chunks = torch.split(items[order], self.config.normalised_together or len(items))
+        outputs = [self.network(chunk) for chunk in chunks]
+        logits = torch.cat([output.logits for output in outputs])[order.argsort()]
+        targets = self._targets(labelled)
+        supervised = soft_cross_entropy(logits[: len(labelled)], targets) * LABELLED_SIZE
         total, parts = supervised, {"supervised": supervised}
         if self.config.contrastive:
-            parts["contrastive"] = roll_triplet(output.z_h, output.z_e, self.margin)
+            parts["contrastive"] = self._hinge(
+                torch.cat([output.z_h for output in outputs]),
+                torch.cat([output.z_e for output in outputs]),
+            )
             total = total + self.contrastive_weight * parts["contrastive"]
         return Losses(total, floats(**parts, total=total))
 
@@ -171,4 +194,8 @@ class ClassM(AveragedMethod[ClassMNetwork]):
         """Contrast the stains of mixed patches in random order."""
         order = draws.permutation(len(items), generator, items.device)
         output = self.network(items[order])
-        return roll_triplet(output.z_h, output.z_e, self.margin)
+        return self._hinge(output.z_h, output.z_e)
+
+    def _hinge(self, z_h: Tensor, z_e: Tensor) -> Tensor:
+        """Sum the hinge as over a batch of the published size."""
+        return roll_triplet(z_h, z_e, self.margin) * (self._summed / len(z_h))

@@ -19,7 +19,12 @@ from torch.nn import functional
 from wsi_models.losses.siamese import centroid_cosine, negative_cosine, straight_through
 from wsi_models.methods.averaged import floats, require_sizes
 from wsi_models.methods.base import Batch, JudgedBy, Losses, Method
-from wsi_models.methods.optimisation import CosineSgdConfig, build_cosine_sgd, build_half_cosine
+from wsi_models.methods.optimisation import (
+    CosineSgdConfig,
+    Schedule,
+    build_cosine_sgd,
+    build_half_cosine,
+)
 from wsi_models.networks.cluster_network import hidden_layer
 from wsi_models.networks.description import RgbClusterConfig, build_network
 from wsi_models.parts import draws
@@ -32,7 +37,6 @@ from wsi_models.views import SiameseViewConfig, SiameseViews
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
     from wsi_models.parts.patch_network import PatchNetwork
 
@@ -214,7 +218,7 @@ class SiameseMethod(Method):
         """Build the optimizer of network and predictor, in this order of groups."""
         return build_cosine_sgd(self.siamese.optimisation, (self.network, self.predictor))
 
-    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+    def scheduler(self, optimizer: Optimizer, iterations: int) -> Schedule:
         """Build the schedule of the learning rate, stepped once per epoch."""
         return build_half_cosine(self.siamese.optimisation, optimizer)
 
@@ -288,7 +292,7 @@ class CluSiam(SiameseMethod):
             self.predictor(second), first
         )
 
-    def scheduler(self, optimizer: Optimizer) -> LRScheduler:
+    def scheduler(self, optimizer: Optimizer, iterations: int) -> Schedule:
         """Build the schedule; the predictor keeps its rate, as SimSiam found best."""
         held = (1,) if self.config.fixed_predictor_lr else ()
         return build_half_cosine(self.config.optimisation, optimizer, held)

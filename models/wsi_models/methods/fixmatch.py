@@ -18,6 +18,12 @@ from wsi_models.methods.optimisation import OptimisationConfig
 from wsi_models.methods.rgb import RgbConfig, RgbMethod
 from wsi_models.parts.ema import BufferPolicy
 
+LABELLED_SIZE = 64
+"""Labelled patches of a step, published."""
+
+UNLABELLED_RATIO = 7
+"""Unlabelled patches of a step for each labelled one, published."""
+
 NotNegative = Annotated[float, Field(ge=0)]
 
 FIXMATCH_OPTIMISATION = OptimisationConfig(
@@ -28,8 +34,22 @@ FIXMATCH_OPTIMISATION = OptimisationConfig(
 class ThresholdConfig(RgbConfig):
     """What FixMatch and its successors can be told; the defaults are FixMatch's own."""
 
+    labelled_per_step: int | None = Field(
+        None,
+        ge=1,
+        description="Labelled patches of a step, a multiple of the classes; by default the "
+        "largest up to 64, as published.",
+    )
     unlabelled_per_step: int | None = Field(
-        None, ge=1, description="Unlabelled patches of a step; by default what remains of 64."
+        None,
+        ge=1,
+        description="Unlabelled patches of a step; by default 7 for each labelled one, as "
+        "published.",
+    )
+    normalised_together: int | None = Field(
+        None,
+        ge=2,
+        description="Patches that batch normalisation sees at once; all of a step if not set.",
     )
     threshold: float = Field(
         0.95, ge=0, le=1, description="Least probability of a pseudo-label that is learned."
@@ -56,6 +76,13 @@ class ThresholdConfig(RgbConfig):
     )
 
 
+def threshold_sizes(config: ThresholdConfig, classes: int) -> tuple[int, int]:
+    """Settle how many labelled and unlabelled patches a step of FixMatch or TEAR takes."""
+    labelled, _ = step_sizes(classes, config.labelled_per_step, None, whole=LABELLED_SIZE)
+    unlabelled = config.unlabelled_per_step or UNLABELLED_RATIO * labelled
+    return step_sizes(classes, labelled, unlabelled)
+
+
 class FixMatchConfig(ThresholdConfig):
     """FixMatch; optimizer, average and threshold are the usual ones of the method."""
 
@@ -75,7 +102,8 @@ class FixMatch(RgbMethod):
     Notes
     -----
     Labelled, weak and strong views go through the network in one batch, so that batch
-    normalisation sees all three. The unlabelled loss is averaged over all unlabelled patches,
+    normalisation sees all three, or in chunks of ``normalised_together`` that each hold some of
+    all three. The unlabelled loss is averaged over all unlabelled patches,
     also over those below the threshold, whose ``Losses.pseudo`` is -1.
 
     References
@@ -85,8 +113,7 @@ class FixMatch(RgbMethod):
     """
 
     def __init__(self, config: FixMatchConfig, classes: int) -> None:
-        sizes = step_sizes(classes, config.labelled_per_step, config.unlabelled_per_step)
-        super().__init__(config, classes, sizes)
+        super().__init__(config, classes, threshold_sizes(config, classes))
         self.config = config
 
     def training_step(
@@ -101,7 +128,8 @@ class FixMatch(RgbMethod):
         self.network.train()
         views = self.three_views(labelled, unlabelled, generator, self.config.strong_factors)
         sizes = [len(view) for view in views]
-        logits, weak, strong = torch.split(self.network(torch.cat(views)), sizes)
+        together = self.in_chunks(self.network, torch.cat(views), self.config.normalised_together)
+        logits, weak, strong = torch.split(together, sizes)
         supervised = soft_cross_entropy(logits, self._targets(labelled))
         confidence, pseudo = probabilities(weak.detach()).max(dim=1)
         trusted = confidence >= self.config.threshold
@@ -115,4 +143,4 @@ class FixMatch(RgbMethod):
             pseudo_confidence=confidence.mean(),
             pseudo_share=trusted.double().mean(),
         )
-        return Losses(total, parts, pseudo.masked_fill(~trusted, UNKNOWN))
+        return Losses(total, parts, pseudo.masked_fill(~trusted, UNKNOWN), confidence)

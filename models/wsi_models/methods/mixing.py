@@ -21,6 +21,12 @@ from wsi_models.parts.sharpen import sharpen
 
 Classify = Callable[[Tensor], Tensor]
 
+RAMP_EPOCHS = 16.0
+"""Epochs in which the weight of the consistency loss rises, published for 500 epochs."""
+
+RAMP_START = 1 / RAMP_EPOCHS
+"""Share of its height that the weight starts with, as published, however short the rise."""
+
 
 class MixingConfig(Choices):
     """How patches are mixed and pseudo-labels used; the defaults are those of CLASS-M."""
@@ -29,7 +35,15 @@ class MixingConfig(Choices):
     temperature: float = Field(0.5, gt=0, description="Sharpening of the pseudo-labels.")
     alpha: float = Field(0.75, gt=0, description="MixUp's weight is from Beta(alpha, alpha).")
     unlabelled_weight: float = Field(7.5, ge=0, description="Weight of the consistency loss.")
-    ramp_epochs: float = Field(16.0, gt=0, description="Epochs in which that weight rises.")
+    ramp_epochs: float | None = Field(
+        None,
+        gt=0,
+        description="Epochs in which that weight rises; by default 16, in short trainings half of "
+        "the epochs.",
+    )
+
+    def _lengths(self, epochs: int) -> dict[str, float]:
+        return {"ramp_epochs": min(RAMP_EPOCHS, epochs / 2)}
 
 
 class PseudoLabels(NamedTuple):
@@ -67,14 +81,17 @@ class Mixed(NamedTuple):
 
 
 def ramp(clock: float, config: MixingConfig) -> float:
-    """Weigh the consistency loss: ``weight * clip(clock / epochs, 0, 1)``.
+    """Weigh the consistency loss: ``weight * clip(1 / 16 + (clock - 1) / epochs, 0, 1)``.
+
+    For the published 16 epochs that is ``weight * clip(clock / 16, 0, 1)``, as in the release.
 
     Examples
     --------
     >>> ramp(1.0, MixingConfig()), ramp(16.0, MixingConfig())
     (0.46875, 7.5)
     """
-    return config.unlabelled_weight * min(max(clock / config.ramp_epochs, 0.0), 1.0)
+    height = RAMP_START + (clock - 1) / (config.ramp_epochs or RAMP_EPOCHS)
+    return config.unlabelled_weight * min(max(height, 0.0), 1.0)
 
 
 @torch.no_grad()

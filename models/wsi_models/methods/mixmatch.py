@@ -77,4 +77,4 @@ class MixMatch(RgbMethod):
             total=total,
             pseudo_confidence=confidence.mean(),
         )
-        return Losses(total, parts, pseudo)
+        return Losses(total, parts, pseudo, confidence)

@@ -8,13 +8,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from wsi_models.parts.choices import Choices
+
+
+class Schedule(NamedTuple):
+    """The schedule of the learning rate.
+
+    Attributes
+    ----------
+    rates : LRScheduler
+        A :class:`~torch.optim.lr_scheduler.ReduceLROnPlateau` is told the cross-entropy per patch
+        of the validation set; any other nothing.
+    per_step : bool
+        Whether it moves with every step, or with every epoch.
+    """
+
+    rates: LRScheduler
+    per_step: bool
 
 
 class OptimisationConfig(Choices):
@@ -33,10 +49,15 @@ class OptimisationConfig(Choices):
     )
     factor: float = Field(0.9, gt=0, lt=1, description="What 'plateau' multiplies the rate by.")
     patience: int = Field(15, ge=0, description="Epochs without progress that 'plateau' waits.")
-    cosine_epochs: int = Field(500, ge=1, description="Epochs K of 'cosine'.")
+    cosine_epochs: int | None = Field(
+        None, ge=1, description="Epochs K of 'cosine'; by default those of the training."
+    )
     clip: float | None = Field(
         None, gt=0, description="Most that an element of a gradient may be; no limit if not set."
     )
+
+    def _lengths(self, epochs: int) -> dict[str, float]:
+        return {"cosine_epochs": epochs} if self.schedule == "cosine" else {}
 
 
 class CosineSgdConfig(Choices):
@@ -47,9 +68,14 @@ class CosineSgdConfig(Choices):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum, not Nesterov's.")
     weight_decay: float = Field(1e-4, ge=0, description="L2 penalty in the gradient.")
-    epochs: int = Field(
-        50, ge=1, description="Epochs after which the rate is zero; those of the training."
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs after which the rate is zero; by default those of the training.",
     )
+
+    def _lengths(self, epochs: int) -> dict[str, float]:
+        return {"epochs": epochs}
 
 
 def build_optimizer(config: OptimisationConfig, network: nn.Module) -> optim.Optimizer:
@@ -80,14 +106,42 @@ def _choose(config: OptimisationConfig, parameters: list[nn.Parameter]) -> optim
     return kind(parameters, config.lr, weight_decay=config.weight_decay)
 
 
-def build_scheduler(config: OptimisationConfig, optimizer: optim.Optimizer) -> LRScheduler | None:
-    """Build the schedule, stepped once per epoch; None for a constant rate."""
+def build_scheduler(
+    config: OptimisationConfig, optimizer: optim.Optimizer, iterations: int
+) -> Schedule | None:
+    """Build the schedule; None for a constant rate.
+
+    Parameters
+    ----------
+    config : OptimisationConfig
+        With the length of its schedule settled.
+    optimizer : Optimizer
+        What :func:`build_optimizer` gave.
+    iterations : int
+        Steps of an epoch.
+
+    Raises
+    ------
+    ValueError
+        If the epochs of a cosine were left open; see :meth:`Choices.settled`.
+    """
     if config.schedule == "plateau":
-        return ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience)
+        plateau = ReduceLROnPlateau(optimizer, factor=config.factor, patience=config.patience)
+        return Schedule(plateau, per_step=False)
     if config.schedule == "cosine":
-        total = config.cosine_epochs
-        return LambdaLR(optimizer, lambda k: math.cos(7 * math.pi * min(k, total) / (16 * total)))
+        total = _settled(config.cosine_epochs) * iterations
+        cosine = LambdaLR(optimizer, lambda k: math.cos(7 * math.pi * min(k, total) / (16 * total)))
+        return Schedule(cosine, per_step=True)
     return None
+
+
+def _settled(epochs: int | None) -> int:
+    if epochs is None:
+        raise ValueError(
+            "the epochs of the schedule are open; settle the configuration for a training first: "
+            "config.settled(epochs)"
+        )
+    return epochs
 
 
 def build_cosine_sgd(config: CosineSgdConfig, networks: Sequence[nn.Module]) -> optim.SGD:
@@ -103,8 +157,8 @@ def build_cosine_sgd(config: CosineSgdConfig, networks: Sequence[nn.Module]) -> 
 
 def build_half_cosine(
     config: CosineSgdConfig, optimizer: optim.Optimizer, held: Sequence[int] = ()
-) -> LRScheduler:
-    """Build the schedule ``(1 + cos(pi k / K)) / 2``, stepped once per epoch.
+) -> Schedule:
+    """Build the schedule ``(1 + cos(pi k / K)) / 2``, stepped once per epoch, as published.
 
     Parameters
     ----------
@@ -115,9 +169,11 @@ def build_half_cosine(
     held : sequence of int
         Groups of parameters whose rate stays as it is.
     """
+    total = _settled(config.epochs)
 
     def falling(epoch: int) -> float:
-        return (1 + math.cos(math.pi * min(epoch, config.epochs) / config.epochs)) / 2
+        return (1 + math.cos(math.pi * min(epoch, total) / total)) / 2
 
     groups = range(len(optimizer.param_groups))
-    return LambdaLR(optimizer, [(lambda _: 1.0) if g in held else falling for g in groups])
+    rates = LambdaLR(optimizer, [(lambda _: 1.0) if g in held else falling for g in groups])
+    return Schedule(rates, per_step=False)

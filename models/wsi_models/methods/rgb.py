@@ -13,9 +13,12 @@ from wsi_models.methods.averaged import AveragedConfig, AveragedMethod
 from wsi_models.networks.description import RgbClassifierConfig, build_network
 from wsi_models.networks.rgb_network import RgbNetwork
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
+from wsi_models.parts.interleave import interleave
 from wsi_models.views import RgbViewConfig, RgbViews
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -54,6 +57,13 @@ class RgbMethod(AveragedMethod[RgbNetwork]):
             self.views.random(unlabelled, generator),
             self.views.strong(unlabelled, generator, factors),
         )
+
+    @staticmethod
+    def in_chunks(compute: Callable[[Tensor], Tensor], items: Tensor, size: int | None) -> Tensor:
+        """Send patches through a network at once, or in mixed chunks of ``size``."""
+        if size is None or size >= len(items):
+            return compute(items)
+        return interleave(len(items), size, items.device).apply(compute, items)
 
     def evaluation_input(self, batch: Batch) -> Tensor:
         """Make the input of the evaluated network, shape (B, 3, P, P)."""

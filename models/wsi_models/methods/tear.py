@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from wsi_models.losses.classification import full_precision, soft_cross_entropy
 from wsi_models.losses.prototypes import prototype_distance
-from wsi_models.methods.averaged import both_batches, floats, probabilities, step_sizes
+from wsi_models.methods.averaged import both_batches, floats, probabilities
 from wsi_models.methods.base import UNKNOWN, Batch, Losses
-from wsi_models.methods.fixmatch import ThresholdConfig
+from wsi_models.methods.fixmatch import ThresholdConfig, threshold_sizes
 from wsi_models.methods.optimisation import OptimisationConfig
 from wsi_models.methods.rgb import RgbMethod
 from wsi_models.parts.alignment import DistributionAlignment
@@ -25,7 +25,7 @@ from wsi_models.parts.clustering import cluster_directions
 from wsi_models.parts.relaxation import RelaxationConfig, disagreement, label_weight, relax
 
 TEAR_OPTIMISATION = OptimisationConfig(
-    name="sgd", lr=1e-3, weight_decay=5e-4, schedule="cosine", cosine_epochs=256, clip=1.0
+    name="sgd", lr=1e-3, weight_decay=5e-4, schedule="cosine", clip=1.0
 )
 
 
@@ -92,8 +92,9 @@ class Tear(RgbMethod):
     features are grouped by these, so that prototypes correspond; those of fewer than two patches
     are left out of the mean.
 
-    Further departures: encoders, views and balanced batches are those of this package's FixMatch,
-    whose sizes per step are the default, where the release has 64 and 448; weights of batch
+    Network and average each have their own memory for the alignment of their predictions, as in
+    the release. Further departures: encoders, views and balanced batches are those of this
+    package's FixMatch; weights of batch
     normalisation decay like all others; ``Losses.pseudo`` is -1 below the threshold.
 
     References
@@ -103,7 +104,7 @@ class Tear(RgbMethod):
     """
 
     def __init__(self, config: TearConfig, classes: int) -> None:
-        sizes = step_sizes(classes, config.labelled_per_step, config.unlabelled_per_step)
+        sizes = threshold_sizes(config, classes)
         if config.iph and sizes[1] < classes:
             raise ValueError(
                 f"unlabelled_per_step is {sizes[1]}, too few for {classes} clusters; "
@@ -112,6 +113,7 @@ class Tear(RgbMethod):
         super().__init__(config, classes, sizes)
         self.config = config
         self.alignment = DistributionAlignment(classes) if config.alignment else None
+        self.previous_alignment = DistributionAlignment(classes) if config.alignment else None
 
     def training_step(
         self,
@@ -125,7 +127,9 @@ class Tear(RgbMethod):
         self.network.train()
         views = self.three_views(labelled, unlabelled, generator, self.config.strong_factors)
         sizes = [len(view) for view in views]
-        features = self.network.features(torch.cat(views))
+        features = self.in_chunks(
+            self.network.features, torch.cat(views), self.config.normalised_together
+        )
         logits, weak, strong = torch.split(self.network.head(features), sizes)
         before = self._recall(unlabelled, views[1], generator)
         pseudo = self._label(weak.detach(), before)
@@ -148,7 +152,8 @@ class Tear(RgbMethod):
             pseudo_share=pseudo.trusted.double().mean(),
             pseudo_weight=pseudo.weight.mean(),
         )
-        return Losses(total, logged, pseudo.label.masked_fill(~pseudo.trusted, UNKNOWN))
+        label = pseudo.label.masked_fill(~pseudo.trusted, UNKNOWN)
+        return Losses(total, logged, label, pseudo.confidence)
 
     @torch.no_grad()
     def _recall(
@@ -166,16 +171,21 @@ class Tear(RgbMethod):
     def _label(self, logits: Tensor, before: _Previous | None) -> _Pseudo:
         """Settle what unlabelled patches are learned as, and how firmly."""
         prob = probabilities(logits)
-        if self.alignment is not None:
-            self.alignment.update(prob)
-        prob = self._align(prob)
+        prob = _align(prob, self.alignment)
         confidence, label = prob.max(dim=1)
         weight = torch.ones_like(confidence)
         if before is not None and self.config.adapl:
             config = self.config.relaxation
-            estimate = disagreement(prob, self._align(before.prob), config.distance)
+            previous = _align(before.prob, self.previous_alignment)
+            estimate = disagreement(prob, previous, config.distance)
             weight = label_weight(estimate, config)
         return _Pseudo(label, confidence, confidence >= self.config.threshold, weight)
 
-    def _align(self, prob: Tensor) -> Tensor:
-        return prob if self.alignment is None else self.alignment(prob)
+
+def _align(prob: Tensor, alignment: DistributionAlignment | None) -> Tensor:
+    """Remember predictions and correct them by what was remembered of the same network."""
+    if alignment is None:
+        return prob
+    alignment.update(prob)
+    aligned: Tensor = alignment(prob)
+    return aligned

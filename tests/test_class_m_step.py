@@ -299,3 +299,11 @@ def test_margin_follows_the_number_of_features() -> None:
 )
 def test_weight_of_consistency_rises_for_16_epochs(clock: float, weight: float) -> None:
     assert ramp(clock, MixingConfig()) == weight
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 10, 31])
+def test_a_short_ramp_starts_as_low_as_the_published_one(epochs: int) -> None:
+    config = MixingConfig(ramp_epochs=epochs)
+    assert ramp(1.0, config) == 7.5 / 16
+    assert ramp(1.0 + epochs / 2, config) == pytest.approx(7.5 * (1 / 16 + 0.5))
+    assert ramp(1.0 + epochs, config) == 7.5

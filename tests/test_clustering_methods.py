@@ -116,7 +116,7 @@ def test_published_settings_are_the_defaults() -> None:
     assert (siam.projected, siam.predictor_hidden, siam.cluster_hidden) == (2048, 512, 512)
     assert (byol.projected, byol.predictor_hidden, byol.cluster_hidden) == (256, 4096, 256)
     assert (byol.target_decay, siam.unlabelled_per_step) == (0.99, 512)
-    chosen = siam.optimisation
+    chosen = siam.optimisation.settled(50)
     assert (chosen.lr, chosen.momentum, chosen.weight_decay, chosen.epochs) == (0.1, 0.9, 1e-4, 50)
     views = siam.views
     assert (views.patch_px, views.crop_share, views.blur_px) == (224, (0.2, 1.0), (0.1, 2.0))
@@ -318,12 +318,13 @@ def test_target_is_the_average_of_encoder_and_projector_with_statistics_of_its_o
 def test_rate_falls_along_half_a_cosine_but_for_the_predictor(fixed: bool) -> None:
     method = CluSiam(CluSiamConfig(**COMMON, fixed_predictor_lr=fixed))
     optimizer = method.optimizer()
-    scheduler = method.scheduler(optimizer)
+    schedule = method.scheduler(optimizer, 3)
+    assert not schedule.per_step
     rates = []
     for _ in range(12):
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
-        scheduler.step()
+        schedule.rates.step()
     expected = [0.05 * (1 + math.cos(math.pi * min(k, 10) / 10)) / 2 for k in range(12)]
     assert [rate for rate, _ in rates] == pytest.approx(expected)
     assert [rate for _, rate in rates] == pytest.approx([0.05] * 12 if fixed else expected)
@@ -332,10 +333,10 @@ def test_rate_falls_along_half_a_cosine_but_for_the_predictor(fixed: bool) -> No
 def test_the_predictor_of_clubyol_follows_the_schedule() -> None:
     method = CluByol(CluByolConfig(**COMMON))
     optimizer = method.optimizer()
-    scheduler = method.scheduler(optimizer)
+    schedule = method.scheduler(optimizer, 3)
     for _ in range(10):
         optimizer.step()
-        scheduler.step()
+        schedule.rates.step()
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0, 0])
 
 

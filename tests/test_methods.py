@@ -17,17 +17,18 @@ from wsi_models.methods import (
     MethodConfig,
     MixMatchConfig,
     SupervisedConfig,
+    TearConfig,
     build_method,
 )
 from wsi_models.methods.averaged import step_sizes
-from wsi_models.methods.fixmatch import FIXMATCH_OPTIMISATION
+from wsi_models.methods.fixmatch import FIXMATCH_OPTIMISATION, threshold_sizes
 from wsi_models.methods.optimisation import OptimisationConfig
 from wsi_models.networks.class_m import ClassMNetwork
 from wsi_models.parts.backbone import SmallConfig, ViTConfig
 from wsi_models.views import RgbViewConfig, StainViewConfig
 
 from tests.contracts.method_contract import CLASSES, NORMALISATION, MethodContract
-from tests.tiny_patches import tiny_batch
+from tests.tiny_patches import tiny_batch, without_labels
 
 FAST = OptimisationConfig(name="adam", lr=3e-3, weight_decay=0.0)
 STAIN_VIEWS = StainViewConfig(patch_px=32)
@@ -98,6 +99,16 @@ class TestFixMatch(MethodContract):
     )
 
 
+class TestFixMatchInChunks(MethodContract):
+    """Batch normalisation sees a part of the step at a time."""
+
+    config = TestFixMatch.config.model_copy(update={"normalised_together": 5})
+
+
+class TestClassInChunks(MethodContract):
+    config = _class_m(mixup=False, normalised_together=5)
+
+
 class TestMixMatch(MethodContract):
     config = MixMatchConfig(
         encoder=SmallConfig(),
@@ -166,6 +177,36 @@ def test_contrastive_weight_follows_the_reduction(mixup: bool, weight: float) ->
     method = _built(_class_m(mixup=mixup))
     assert isinstance(method, ClassM)
     assert method.contrastive_weight == weight
+
+
+@pytest.mark.parametrize("mixup", [True, False])
+def test_balance_of_the_losses_does_not_depend_on_the_batch(mixup: bool) -> None:
+    """Every patch twice: the same means, hence the same losses, whatever the published sizes."""
+    ratios = []
+    for labelled, unlabelled in ((33, 31), (6, 4), (66, 62)):
+        config = _class_m(
+            mixup=mixup, labelled_per_step=labelled, unlabelled_per_step=unlabelled, margin=1e4
+        )
+        method = _built(config)
+        assert isinstance(method, ClassM)
+        batch = tiny_batch(CLASSES, labelled // CLASSES)
+        rest = without_labels(tiny_batch(1, unlabelled, seed=1))
+        parts = method(batch, rest, 16.0, torch.Generator().manual_seed(0)).parts
+        # with so wide a margin the mean of the hinge is the margin
+        ratios.append(parts["contrastive"] / 1e4)
+    published = 95 if mixup else 64
+    assert ratios == pytest.approx([published] * 3, rel=1e-2)
+
+
+@pytest.mark.parametrize("config", [FixMatchConfig(), TearConfig()])
+def test_thresholds_come_with_seven_unlabelled_patches_for_each_labelled_one(
+    config: FixMatchConfig | TearConfig,
+) -> None:
+    assert threshold_sizes(config, 4) == (64, 448)
+    assert threshold_sizes(config, 3) == (63, 441)
+    given = config.model_copy(update={"labelled_per_step": 6})
+    assert threshold_sizes(given, 3) == (6, 42)
+    assert threshold_sizes(given.model_copy(update={"unlabelled_per_step": 5}), 3) == (6, 5)
 
 
 def test_ablations_take_no_patches_that_they_do_not_need() -> None:

@@ -147,7 +147,10 @@ def test_optimizer_is_the_one_named(name: str, kind: type[torch.optim.Optimizer]
 def test_plateau_waits_and_then_lowers_the_rate() -> None:
     config = OptimisationConfig(lr=1.0, patience=2)
     optimizer = build_optimizer(config, nn.Linear(1, 1))
-    scheduler = build_scheduler(config, optimizer)
+    schedule = build_scheduler(config, optimizer, 10)
+    assert schedule is not None
+    assert not schedule.per_step
+    scheduler = schedule.rates
     assert isinstance(scheduler, ReduceLROnPlateau)
     rates = []
     for _ in range(4):
@@ -159,20 +162,31 @@ def test_plateau_waits_and_then_lowers_the_rate() -> None:
 def test_cosine_ends_at_seven_sixteenths() -> None:
     config = OptimisationConfig(name="sgd", lr=2.0, schedule="cosine", cosine_epochs=4)
     optimizer = build_optimizer(config, nn.Linear(1, 1))
-    scheduler = build_scheduler(config, optimizer)
-    assert scheduler is not None
+    schedule = build_scheduler(config, optimizer, 5)
+    assert schedule is not None
+    assert schedule.per_step
     rates = []
-    for _ in range(6):
+    for _ in range(24):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        scheduler.step()
-    expected = [2 * math.cos(7 * math.pi * min(k, 4) / 64) for k in range(6)]
+        schedule.rates.step()
+    expected = [2 * math.cos(7 * math.pi * min(k, 20) / (16 * 20)) for k in range(24)]
     assert rates == pytest.approx(expected)
 
 
 def test_constant_rate_has_no_schedule() -> None:
     config = OptimisationConfig(schedule="constant")
-    assert build_scheduler(config, build_optimizer(config, nn.Linear(1, 1))) is None
+    assert build_scheduler(config, build_optimizer(config, nn.Linear(1, 1)), 10) is None
+
+
+def test_a_schedule_of_open_length_needs_the_length_of_training() -> None:
+    config = OptimisationConfig(name="sgd", schedule="cosine")
+    optimizer = build_optimizer(config, nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"config\.settled\(epochs\)"):
+        build_scheduler(config, optimizer, 10)
+    assert config.settled(7).cosine_epochs == 7
+    assert config.model_copy(update={"cosine_epochs": 3}).settled(7).cosine_epochs == 3
+    assert OptimisationConfig().settled(7) == OptimisationConfig()
 
 
 def test_batch_refuses_what_does_not_belong_together() -> None:

@@ -69,7 +69,7 @@ class TestFixMatchBase(MethodContract):
 
 
 def test_published_settings_are_the_defaults() -> None:
-    config = TearConfig()
+    config = TearConfig().settled(256)
     assert (config.threshold, config.unlabelled_weight, config.prototype_weight) == (0.95, 1, 0.1)
     assert (config.ema_decay, config.ema_buffers) == (0.999, "copy")
     chosen = config.optimisation
@@ -144,7 +144,11 @@ def test_step_equals_its_equations() -> None:
     for seed in range(3):
         TestTear().step(method, optimizer, _generator(seed))
     assert method.alignment is not None
-    history = method.alignment.means.clone().double()
+    assert method.previous_alignment is not None
+    memories = [
+        alignment.means.clone().double()
+        for alignment in (method.alignment, method.previous_alignment)
+    ]
     labelled, unlabelled = tiny_batch(CLASSES, 2), TestTear().unlabelled(method)
     assert unlabelled is not None
 
@@ -160,9 +164,11 @@ def test_step_equals_its_equations() -> None:
         before = method.ema.network.features(second)
         prob = method.network.head(features).double().softmax(dim=1)
         old = method.ema.network.head(before).double().softmax(dim=1)
-    history = torch.cat([prob[6:10].mean(dim=0, keepdim=True), history[:3]])
-    mean = history.mean(dim=0)
-    weak, previous = (p / mean / (p / mean).sum(dim=1, keepdim=True) for p in (prob[6:10], old))
+    aligned = []
+    for p, memory in zip((prob[6:10], old), memories, strict=True):
+        mean = torch.cat([p.mean(dim=0, keepdim=True), memory[:3]]).mean(dim=0)
+        aligned.append(p / mean / (p / mean).sum(dim=1, keepdim=True))
+    weak, previous = aligned
     consistency, weights = 0.0, []
     for i in range(4):
         estimate = sum((weak[i, c] - previous[i, c]) ** 2 for c in range(CLASSES))

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from wsi_models.methods.base import Batch, Losses, Method
+from wsi_models.methods.optimisation import Schedule
 from wsi_models.parts.patch_network import PatchNetwork
 
 UNMIX = torch.tensor([[1.838, 0.0341, -0.760], [-1.373, 0.772, 1.215]])
@@ -70,8 +71,8 @@ class MeanStains(Method):
     def optimizer(self) -> Optimizer:
         return SGD(self.network.parameters(), self._lr, momentum=0.9)
 
-    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        return ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    def scheduler(self, optimizer: Optimizer, iterations: int) -> Schedule | None:
+        return Schedule(ReduceLROnPlateau(optimizer, factor=0.5, patience=0), per_step=False)
 
     def export_network(self) -> PatchNetwork:
         return self.network.eval()

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from run import Planned, carry_out, run
+from rows import Planned, carry_out
+from run import run
 from torch import nn
 from wsi_models.experiment import launch
 from wsi_models.judging import class_logits
@@ -89,14 +90,12 @@ def main() -> None:
             planned = Planned(
                 dataset=options.dataset,
                 method=name,
-                variant="",
-                labels_per_class=0,
                 seed=seed,
-                size=size,
-                device=options.device,
+                setup=size,
             )
             settings = recipe(options, name, seed)
-            carry_out(planned, partial(judge, settings, name, source, options.device))
+            work = partial(judge, settings, name, source, options.device)
+            carry_out(planned, work, device=options.device)
 
 
 def parse() -> argparse.Namespace:

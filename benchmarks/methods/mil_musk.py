@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run import Planned, carry_out
+from rows import Planned, carry_out
 from wsi_models.mil.bags import Bags
 from wsi_models.mil.config import MODEL_NAMES, MilRecipe
 from wsi_models.mil.cross_validation import cross_validate
@@ -53,11 +53,8 @@ def main() -> None:
             planned = Planned(
                 dataset="musk1",
                 method=model,
-                variant="",
-                labels_per_class=0,
                 seed=seed,
-                size=f"{options.folds} folds, {epochs} epochs",
-                device="cpu",
+                setup=f"{options.folds} folds, {epochs} epochs",
             )
             carry_out(planned, partial(fold_means, model, bags, seed, (options.folds, epochs)))
 

@@ -1,49 +1,57 @@
-"""Train methods on a patch store with few labels, and append one row per run to ``results.csv``.
+"""Train methods with few labels, and append one row per run to ``results.csv``.
 
-    wsi-pipeline ingest lc25000.zip --out lc.zarr --mpp 0.5 --group-column prototype \
-        --patch-size 96 --fit resize
-    python benchmarks/methods/run.py lc.zarr --dataset lc25000 --labels-per-class 20 --seeds 0 1 2
+    python benchmarks/methods/run.py restained --archives DATA/patches --seeds 0 1 2 3
+    python benchmarks/methods/run.py restained --archives DATA/patches --seeds 0 1 --ablations
+    python benchmarks/methods/run.py mitoses --archives DATA/patches --labelled-slides 0
 
-Every method gets the same encoder, batch sizes, steps, optimizer and selection; a seed decides
-split, labels, weights and batches. Runs that are in the file already are not repeated. Sized for a
-CPU by default: EfficientNet-Lite0 with ImageNet weights on patches of 64 px. On a GPU:
-``--encoder resnet18 --size 256 --batch 33 --epochs 100 --iterations 200``.
+A seed decides slides, stains, split, labels, weights and batches; the methods of a seed are
+compared with one another. Runs that are in the file already are not repeated, so that the same
+command goes on after an interruption, and more seeds are more rows. Every method gets the same
+encoder, steps, selection and budget of tuning (``tuning.csv``); in the plan ``equal`` also the
+same number of labelled and unlabelled patches per step and, within a tenth, of patches that batch
+normalisation sees at once, and in the plan ``published`` each its own.
+
+Sized for one thread of a CPU: a small residual network on patches of 64 px, 800 steps. Rows record
+the commit, so run it in a checkout without changes.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
-import time
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from data import ARCHIVES, make_store
+from pydantic import TypeAdapter
+from rows import RESULTS, Planned, carry_out
 from wsi_models.experiment import launch, run_experiment
+from wsi_models.methods import MethodConfig
 from wsi_models.recipe import Recipe
 
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import LabelMap, TrainingData
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-RESULTS = Path(__file__).with_name("results.csv")
-
 ENCODERS: dict[str, dict[str, Any]] = {
+    # random weights; a dozen times cheaper than the others, so that there can be many runs
+    "small": {"name": "small", "planes": [16, 32, 64, 128]},
     "efficientnet_lite0": {"name": "efficientnet_lite0"},
     "resnet18": {"name": "resnet18"},
-    # random weights; a dozen times cheaper than the others, so that runs can be longer
-    "small": {"name": "small", "planes": [16, 32, 64, 128]},
 }
 
 VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("supervised", ""): {"method": "supervised"},
-    ("fixmatch", ""): {"method": "fixmatch"},
     ("mixmatch", ""): {"method": "mixmatch"},
+    ("class-m", ""): {"method": "class-m"},
+    ("fixmatch", ""): {"method": "fixmatch"},
+    ("class", ""): {"method": "class-m", "mixup": False},
+    ("class-m", "no contrast"): {"method": "class-m", "contrastive": False},
+    ("class-m", "fixed stains"): {"method": "class-m", "views": {"stain_matrix": "fixed"}},
+    ("class-m", "no rgb jitter"): {"method": "class-m", "views": {"rgb_jitter": 0.0}},
+    ("class-m", "red and green"): {"method": "class-m", "views": {"channels": "red_green"}},
+    ("class-m", "red and blue"): {"method": "class-m", "views": {"channels": "red_blue"}},
     ("s5cl", ""): {"method": "s5cl"},
     ("s5cl", "supcon only"): {"method": "s5cl", "unlabelled_contrast": False},
     ("s5cl", "ce only"): {
@@ -53,64 +61,31 @@ VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("tear", ""): {"method": "tear"},
     ("tear", "fixmatch base"): {"method": "tear", "alignment": False, "adapl": False, "iph": False},
-    ("class", ""): {"method": "class-m", "mixup": False},
-    ("class-m", ""): {"method": "class-m"},
-    ("class-m", "no contrast"): {"method": "class-m", "contrastive": False},
-    ("class-m", "no rgb jitter"): {"method": "class-m", "views": {"rgb_jitter": 0.0}},
-    ("class-m", "fixed stains"): {"method": "class-m", "views": {"stain_matrix": "fixed"}},
-    ("class-m", "red and green"): {"method": "class-m", "views": {"channels": "red_green"}},
-    ("class-m", "red and blue"): {"method": "class-m", "views": {"channels": "red_blue"}},
 }
 
-UNLABELLED = {"s5cl": 4}
-"""Unlabelled patches per labelled one, where it is not 1: as published."""
+CHUNKED = {"fixmatch", "tear", "class"}
+"""Methods whose step is one forward pass, cut into chunks where all are to see equally many."""
 
+RATES = {"supervised": 1e-3, "mixmatch": 1e-3, "class-m": 1e-3, "fixmatch": 1e-3, "class": 1e-3}
+"""Learning rates of Adam that were best in ``tuning.csv``; 1e-3 for methods that are not in it."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """A run, before it is known what comes of it."""
-
-    dataset: str
-    method: str
-    variant: str
-    labels_per_class: int
-    seed: int
-    size: str
-    device: str
-
-    def key(self) -> tuple[str, ...]:
-        """Return what makes a run a repetition of another."""
-        return tuple(str(getattr(self, name)) for name in KEY)
-
-
-KEY = ("dataset", "method", "variant", "labels_per_class", "seed", "size")
-FIGURES = ("balanced_accuracy", "macro_f1", "auc")
-COLUMNS = (*KEY, *FIGURES, "minutes", "device")
+STEP = 64
+LABELLED = 33
 
 
 def main() -> None:
     """Run what is asked for and not done yet."""
     options = parse()
-    store = PatchStore.open(options.store)
-    source = TrainingData([store], LabelMap())
-    size = f"{options.encoder} {options.size} px, {options.epochs} x {options.iterations} steps"
     for seed in options.seeds:
+        store = make_store(options.dataset, options.archives, options.work, seed)
+        source = TrainingData([PatchStore.open(store)], LabelMap())
         for (method, variant), chosen in VARIANTS.items():
-            if options.methods and method not in options.methods:
+            if method not in options.methods or (variant and not options.ablations):
                 continue
-            if variant and not options.ablations:
-                continue
-            planned = Planned(
-                dataset=options.dataset,
-                method=method,
-                variant=variant,
-                labels_per_class=options.labels_per_class,
-                seed=seed,
-                size=size,
-                device=options.device,
-            )
-            settings = recipe(options, method, chosen, seed)
-            carry_out(planned, partial(run, settings, source, options.device))
+            planned = plan(options, method, variant, seed)
+            recipe = build_recipe(options, planned, chosen, len(source.classes))
+            work = partial(run, recipe, source, options.device)
+            carry_out(planned, work, results=options.results, device=options.device)
 
 
 def parse() -> argparse.Namespace:
@@ -118,89 +93,105 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("store", type=Path)
-    parser.add_argument("--dataset", required=True, help="name of the data in the table")
-    parser.add_argument("--labels-per-class", type=int, required=True)
+    parser.add_argument("dataset", choices=ARCHIVES)
+    parser.add_argument("--archives", type=Path, required=True, help="folder with the zips")
+    parser.add_argument("--work", type=Path, default=Path("benchmark-stores"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--plan", choices=("equal", "published"), default="equal")
+    parser.add_argument("--labels-per-class", type=int, default=20)
+    parser.add_argument("--labelled-slides", type=int, default=4, help="0: all training slides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="*", help="only these")
+    headline = ["supervised", "mixmatch", "class-m", "fixmatch", "class"]
+    parser.add_argument("--methods", nargs="*", default=headline)
     parser.add_argument("--ablations", action="store_true", help="the ablations too")
-    parser.add_argument("--encoder", choices=ENCODERS, default="efficientnet_lite0")
+    parser.add_argument("--encoder", choices=ENCODERS, default="small")
     parser.add_argument("--size", type=int, default=64, help="side of the input, px")
-    parser.add_argument("--batch", type=int, default=10, help="labelled patches of a step")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--iterations", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--iterations", type=int, default=80)
+    parser.add_argument("--rate", type=float, help="learning rate, instead of the tuned one")
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    return options
 
 
-def recipe(options: argparse.Namespace, name: str, chosen: dict[str, Any], seed: int) -> Recipe:
-    """Build the recipe of one run: what is common to all, then what is chosen."""
-    method: dict[str, Any] = {
-        **chosen,
-        "encoder": ENCODERS[options.encoder],
-        "views": {"patch_px": options.size, **chosen.get("views", {})},
-        "labelled_per_step": options.batch,
-        # the average spans the same part of every run: 0.95 for 150 steps
-        "ema_decay": max(0.0, 1 - 7.5 / (options.epochs * options.iterations)),
-        "optimisation": {"name": "adam", "lr": 3e-4, "schedule": "constant"},
-    }
-    if chosen["method"] != "supervised":
-        method["unlabelled_per_step"] = options.batch * UNLABELLED.get(chosen["method"], 1)
-    if chosen["method"] == "mixmatch" or (name == "class-m"):
-        method["mixing"] = {"ramp_epochs": max(1, options.epochs // 2)}
-    return Recipe.model_validate(
-        {
-            "name": name,
-            "split": {
-                "validation": 0.2,
-                "test": 0.3,
-                "labels_per_class": options.labels_per_class,
-                "seed": seed,
-            },
-            "train": {"epochs": options.epochs, "iterations": options.iterations, "seed": seed},
-            "method": method,
-        }
+def plan(options: argparse.Namespace, method: str, variant: str, seed: int) -> Planned:
+    """Say what a run is."""
+    rate = f", rate {options.rate:g}" if options.rate else ""
+    steps = options.epochs * options.iterations
+    return Planned(
+        dataset=options.dataset,
+        plan=options.plan,
+        method=method,
+        variant=variant,
+        labels_per_class=options.labels_per_class,
+        labelled_slides=options.labelled_slides,
+        seed=seed,
+        setup=f"{options.encoder} {options.size} px, {steps} steps{rate}",
     )
 
 
-def run(chosen: Recipe, source: TrainingData, device: str) -> dict[str, float]:
+def build_recipe(
+    options: argparse.Namespace, planned: Planned, chosen: dict[str, Any], classes: int
+) -> Recipe:
+    """Build the recipe of one run: what is common to all, then what is chosen."""
+    steps = options.epochs * options.iterations
+    adapter: TypeAdapter[MethodConfig] = TypeAdapter(MethodConfig)
+    own = adapter.validate_python(chosen).optimisation.model_dump(exclude_none=True)
+    rate = options.rate or RATES.get(planned.method, 1e-3)
+    method: dict[str, Any] = {
+        **chosen,
+        **(sizes(planned, chosen, classes) if options.plan == "equal" else {}),
+        "encoder": ENCODERS[options.encoder],
+        "views": {"patch_px": options.size, **chosen.get("views", {})},
+        # the average spans the same part of every run: 0.95 for 150 steps
+        "ema_decay": max(0.0, 1 - 7.5 / steps),
+        "optimisation": {**own, "name": "adam", "lr": rate, "schedule": "constant"},
+    }
+    split: dict[str, Any] = {
+        "validation": 0.2,
+        "test": 0.3,
+        "labels_per_class": options.labels_per_class or None,
+        "labelled_groups": options.labelled_slides or None,
+        "seed": planned.seed,
+    }
+    if "mixing" in type(adapter.validate_python(chosen)).model_fields:
+        method["mixing"] = {"ramp_epochs": options.epochs / 2}
+    train = {"epochs": options.epochs, "iterations": options.iterations, "seed": planned.seed}
+    return Recipe.model_validate(
+        {"name": planned.method, "split": split, "train": train, "method": method}
+    )
+
+
+def sizes(planned: Planned, chosen: dict[str, Any], classes: int) -> dict[str, int]:
+    """Give every method the batches of CLASS-M: 33 labelled and 31 unlabelled for 3 classes."""
+    labelled = LABELLED // classes * classes
+    found = {"labelled_per_step": labelled}
+    if planned.method != "supervised":
+        found["unlabelled_per_step"] = STEP - labelled
+    if planned.method in CHUNKED:
+        found["normalised_together"] = labelled
+    return found
+
+
+def run(chosen: Recipe, source: TrainingData, device: str) -> dict[str, Any]:
     """Train, and measure on the test groups."""
     torch.manual_seed(chosen.train.seed)
     with tempfile.TemporaryDirectory() as folder:
-        evaluation = run_experiment(chosen, source, Path(folder) / "run", launch(device)).evaluation
-    if evaluation is None:
+        outcome = run_experiment(chosen, source, Path(folder) / "run", launch(device))
+    if outcome.evaluation is None:
         raise ValueError(f"no patch has a label, so {chosen.name} cannot be judged")
-    return evaluation.headline()
-
-
-def carry_out(planned: Planned, work: Callable[[], Mapping[str, float]]) -> None:
-    """Do a run, unless it is in the file already, and add its figures to the file as a row."""
-    if planned.key() in done():
-        return
-    begin = time.perf_counter()
-    figures = work()
-    minutes = round((time.perf_counter() - begin) / 60, 2)
-    row = {**asdict(planned), "minutes": minutes, **{n: round(figures[n], 4) for n in FIGURES}}
-    append(row)
-    print(row, flush=True)
-
-
-def done() -> set[tuple[str, ...]]:
-    """Return the runs that are in the file."""
-    if not RESULTS.exists():
-        return set()
-    with RESULTS.open(newline="", encoding="utf-8") as file:
-        return {tuple(line[name] for name in KEY) for line in csv.DictReader(file)}
-
-
-def append(row: dict[str, Any]) -> None:
-    """Add a row; one write, so that runs side by side do not mix their lines."""
-    is_new = not RESULTS.exists()
-    with RESULTS.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    last = outcome.progress.history[-1]
+    return {
+        **outcome.evaluation.headline(),
+        "validation": outcome.progress.best_accuracy,
+        "best_epoch": outcome.progress.best_epoch,
+        "steps": chosen.train.epochs * chosen.train.iterations,
+        "pseudo_accuracy": last.get("pseudo_accuracy"),
+        "pseudo_ece": last.get("pseudo_ece"),
+    }
 
 
 if __name__ == "__main__":

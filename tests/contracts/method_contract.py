@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 from wsi_models.methods import Batch, Losses, Method, MethodConfig, build_method
+from wsi_models.samplers import BalancedBatches, Drawing
 from wsi_models.views import Normalisation
 
 from tests.tiny_patches import tiny_batch, without_labels
@@ -180,6 +182,63 @@ class MethodContract:
             assert -1 <= int(losses.pseudo.min()) <= int(losses.pseudo.max()) < CLASSES
             assert 1 / CLASSES <= losses.parts["pseudo_confidence"] <= 1
 
+    def test_no_pass_sees_classes_apart(self) -> None:
+        """Where the labelled patches of a step are split, the parts are as mixed as by chance.
+
+        Batch normalisation sees the parts apart, and a part of a single class tells it the class.
+        """
+        passes = [found for seed in range(2) for found in self.composition(seed)]
+        if not passes:
+            return
+        passes += [found for seed in range(2, 16) for found in self.composition(seed)]
+        rng = np.random.default_rng(0)
+        purity = [counts.max() / counts.sum() for counts in passes]
+        by_chance = [_purity_by_chance(int(counts.sum()), rng) for counts in passes]
+        assert np.mean(purity) < np.mean(by_chance) + 0.1
+
+    def composition(self, seed: int) -> list[NDArray[np.int64]]:
+        """Count the labelled patches of each class in every pass that has some, but not all.
+
+        The pixels of one class at a time are inverted: what changes in a pass is of that class,
+        with patches mixed so unevenly that a row is one of them.
+        """
+        method = self.unmixed()
+        if method.labelled_per_step == 0:
+            return []
+        pool = tiny_batch(CLASSES, PER_CLASS * 10)
+        label, every = pool.label.numpy(), np.arange(len(pool))
+        sampler = BalancedBatches(label, every, method.labelled_per_step, Drawing(seed=seed))
+        batch = _chosen(pool, torch.from_numpy(sampler.epoch(1, 1)[0]))
+        given = [self.passes(method, batch, seed)]
+        for value in range(CLASSES):
+            rgb = batch.rgb.clone()
+            rgb[batch.label == value] = 255 - rgb[batch.label == value]
+            given.append(self.passes(method, Batch(rgb, batch.unmix, batch.label), seed))
+        counts = [
+            np.array([int((rows != as_is).flatten(1).any(dim=1).sum()) for rows in changed])
+            for as_is, *changed in zip(*given, strict=True)
+        ]
+        return [found for found in counts if 1 < found.sum() < len(batch)]
+
+    @torch.no_grad()
+    def passes(self, method: Method, labelled: Batch, seed: int) -> list[Tensor]:
+        """Take a step and return the patches of each forward pass of the trained network."""
+        seen: list[Tensor] = []
+        network = method.get_submodule("network")
+        first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+        hook = first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+        method(labelled, self.unlabelled(method), 16.0, _generator(seed))
+        hook.remove()
+        return seen
+
+    def unmixed(self) -> Method:
+        """Build the method so that mixing, where it does, hardly mixes."""
+        values = self.config.model_dump()
+        if "mixing" in values:
+            values["mixing"]["alpha"] = 1e-3
+        with torch.random.fork_rng():
+            return build_method(type(self.config)(**values), CLASSES, NORMALISATION)
+
     def test_refuses_batches_of_another_size(self) -> None:
         """A missing or short batch is an error that names the sizes."""
         method, batch = self.build(), tiny_batch(CLASSES, 1)
@@ -203,6 +262,16 @@ class MethodContract:
         """A recipe can be stored and read back."""
         config = self.config
         assert type(config).model_validate_json(config.model_dump_json()) == config
+
+
+def _chosen(batch: Batch, where: Tensor) -> Batch:
+    return Batch(batch.rgb[where], batch.unmix[where], batch.label[where])
+
+
+def _purity_by_chance(count: int, rng: np.random.Generator) -> float:
+    """Draw patches of a balanced step blindly; the largest share of a class among them."""
+    drawn = rng.permutation(np.arange(CLASSES * PER_CLASS) % CLASSES)[:count]
+    return float(np.bincount(drawn).max() / count)
 
 
 def _generator(seed: int) -> torch.Generator:

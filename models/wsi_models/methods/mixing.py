@@ -21,11 +21,9 @@ from wsi_models.parts.sharpen import sharpen
 
 Classify = Callable[[Tensor], Tensor]
 
-RAMP_EPOCHS = 16.0
-"""Epochs in which the weight of the consistency loss rises, published for 500 epochs."""
-
-RAMP_START = 1 / RAMP_EPOCHS
-"""Share of its height that the weight starts with, as published, however short the rise."""
+RAMP_START = 1 / 16
+"""Share of its height that the consistency loss starts with, as published, however short the rise
+is set."""
 
 
 class MixingConfig(Choices):
@@ -35,15 +33,7 @@ class MixingConfig(Choices):
     temperature: float = Field(0.5, gt=0, description="Sharpening of the pseudo-labels.")
     alpha: float = Field(0.75, gt=0, description="MixUp's weight is from Beta(alpha, alpha).")
     unlabelled_weight: float = Field(7.5, ge=0, description="Weight of the consistency loss.")
-    ramp_epochs: float | None = Field(
-        None,
-        gt=0,
-        description="Epochs in which that weight rises; by default 16, in short trainings half of "
-        "the epochs.",
-    )
-
-    def _lengths(self, epochs: int) -> dict[str, float]:
-        return {"ramp_epochs": min(RAMP_EPOCHS, epochs / 2)}
+    ramp_epochs: float = Field(16.0, gt=0, description="Epochs in which that weight rises.")
 
 
 class PseudoLabels(NamedTuple):
@@ -90,7 +80,7 @@ def ramp(clock: float, config: MixingConfig) -> float:
     >>> ramp(1.0, MixingConfig()), ramp(16.0, MixingConfig())
     (0.46875, 7.5)
     """
-    height = RAMP_START + (clock - 1) / (config.ramp_epochs or RAMP_EPOCHS)
+    height = RAMP_START + (clock - 1) / config.ramp_epochs
     return config.unlabelled_weight * min(max(height, 0.0), 1.0)
 
 

@@ -36,11 +36,6 @@ PER_CLASS = 4
 UNLABELLED_SIZE = 128
 """Unlabelled patches of a step, published."""
 
-PUBLISHED_EPOCHS = 5
-
-WARMUP_SHARE = 1 / PUBLISHED_EPOCHS
-"""Share of the training before pseudo-labels, published."""
-
 S5CL_OPTIMISATION = OptimisationConfig(
     name="adamax", lr=1e-4, weight_decay=1e-4, schedule="constant"
 )
@@ -71,11 +66,11 @@ class S5CLConfig(AveragedConfig):
     unlabelled_temperature: float = Field(
         0.7, gt=0, description="Of the unlabelled contrast; higher, since it is less certain."
     )
-    warmup_epochs: float | None = Field(
-        None,
+    warmup_epochs: float = Field(
+        1.0,
         ge=0,
         description="Epochs in which each unlabelled patch is its own class, before "
-        "pseudo-labels are; by default a fifth of the training, as published.",
+        "pseudo-labels are.",
     )
     optimisation: OptimisationConfig = Field(
         S5CL_OPTIMISATION, description="The optimizer and its schedule."
@@ -104,9 +99,6 @@ class S5CLConfig(AveragedConfig):
                 "less tightly what is less certain"
             )
         return self
-
-    def _lengths(self, epochs: int) -> dict[str, float]:
-        return {"warmup_epochs": WARMUP_SHARE * epochs}
 
     def network(self) -> RgbEmbeddingConfig:
         """Describe the network that is trained."""
@@ -197,8 +189,7 @@ class S5CL(AveragedMethod[EmbeddingNetwork]):
         with torch.no_grad():
             prob = probabilities(self.network.head(others[: len(unlabelled)]))
         confidence, pseudo = prob.max(dim=1)
-        warmup = self.config.warmup_epochs
-        warming = clock < 1 + (PUBLISHED_EPOCHS * WARMUP_SHARE if warmup is None else warmup)
+        warming = clock < 1 + self.config.warmup_epochs
         group = torch.arange(len(unlabelled), device=pseudo.device) if warming else pseudo
         parts["unlabelled_contrast"] = supervised_contrast(
             others, group.repeat(2), self.config.unlabelled_temperature

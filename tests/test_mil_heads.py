@@ -1,4 +1,4 @@
-"""Heads: the equations of their papers, torchmil's own models, and the weights of the release."""
+"""Heads: the equations of their papers, and the weights of the release."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmil import models as torchmil_models
 from wsi_models.errors import TrainingError
 from wsi_models.mil.config import (
     MODEL_NAMES,
@@ -84,15 +83,15 @@ def naive_dsmil(
     weights: dict[str, NDArray[Any]], bag: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return bag logits, attention and instance logits, class by class, after the paper."""
-    outputs = len(weights["inst_classifier.bias"])
+    outputs = len(weights["instance_classifier.bias"])
     instance = np.array(
-        [[w @ x + b for w, b in zip(weights["inst_classifier.weight"],
-                                    weights["inst_classifier.bias"], strict=True)] for x in bag]
+        [[w @ x + b for w, b in zip(weights["instance_classifier.weight"],
+                                    weights["instance_classifier.bias"], strict=True)] for x in bag]
     )  # fmt: skip
     queries = []
     for x in bag:
-        hidden = np.maximum(weights["q_nn.0.weight"] @ x + weights["q_nn.0.bias"], 0)
-        queries.append(np.tanh(weights["q_nn.2.weight"] @ hidden + weights["q_nn.2.bias"]))
+        hidden = np.maximum(weights["query.0.weight"] @ x + weights["query.0.bias"], 0)
+        queries.append(np.tanh(weights["query.2.weight"] @ hidden + weights["query.2.bias"]))
     attention = np.zeros((len(bag), outputs))
     vectors = np.zeros((outputs, bag.shape[1]))
     for c in range(outputs):
@@ -131,27 +130,9 @@ def test_dsmil_is_that_of_the_paper(classes: int, per_class: bool) -> None:
 
 def test_dsmil_starts_orthogonal_without_biases() -> None:
     head = DsmilHead(DsmilConfig(), 200, 2)
-    weight = head.network.q_nn[2].weight
+    weight = head.network.query[2].weight
     torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), atol=1e-5, rtol=0)
     assert all(not p.any() for name, p in head.named_parameters() if name.endswith("bias"))
-
-
-def test_binary_heads_are_those_of_torchmil() -> None:
-    bag = make_bag()
-    abmil = make_head(AbmilConfig(embedding=(), attention=4), 2)
-    oracle = torchmil_models.ABMIL((FEATURES,), att_dim=4, gated=True)
-    weights = {k.removeprefix("network."): v for k, v in abmil.state_dict().items() if "." in k}
-    renamed = {k.replace("classifier.", "classifier.module."): v for k, v in weights.items()}
-    oracle.load_state_dict(renamed)
-    with torch.inference_mode():
-        torch.testing.assert_close(abmil.score(bag).logits, oracle(bag[None]))
-    dsmil = make_head(DsmilConfig(attention=4), 2)
-    second = torchmil_models.DSMIL((FEATURES,), att_dim=4, nonlinear_q=True)
-    weights = {k.removeprefix("network."): v for k, v in dsmil.state_dict().items() if "." in k}
-    weights["bag_classifier.weight"] = weights["bag_classifier.weight"][0]
-    second.load_state_dict(weights)
-    with torch.inference_mode():
-        torch.testing.assert_close(dsmil.score(bag).logits, second(bag[None]))
 
 
 def test_abmil_is_the_gated_attention_of_the_paper() -> None:
@@ -161,11 +142,11 @@ def test_abmil_is_the_gated_attention_of_the_paper() -> None:
     p = {name: value.double().numpy() for name, value in head.network.state_dict().items()}
     raw = []
     for h in bag:
-        signal = np.tanh(p["pool.fc1.module.weight"] @ h + p["pool.fc1.module.bias"])
+        signal = np.tanh(p["signal.weight"] @ h + p["signal.bias"])
         gate = 1 / (1 + np.exp(
-            -(p["pool.fc_gated.module.weight"] @ h + p["pool.fc_gated.module.bias"])
+            -(p["gate.weight"] @ h + p["gate.bias"])
         ))  # fmt: skip
-        raw.append(float((p["pool.fc2.weight"] @ (signal * gate)).item()))
+        raw.append(float((p["weight.weight"] @ (signal * gate)).item()))
     attention = np.exp(raw) / np.exp(raw).sum()
     logit = p["classifier.weight"] @ (attention @ bag) + p["classifier.bias"]
     with torch.inference_mode():
@@ -196,7 +177,7 @@ def test_clam_clusters_the_most_and_the_least_attended() -> None:
         scores, loss = head.score(bag), float(head.loss(bag, 1))
         order = scores.attention[:, 0].argsort(descending=True)
         chosen = torch.cat([bag[order[:2]], bag[order[-2:]]])
-        logits = head.network.inst_classifiers[1](chosen).double().numpy()
+        logits = head.instance_classifiers[1](chosen).double().numpy()
         bag_loss = float(head.classification_loss(scores.logits, 1))
     truth = np.array([1, 1, 0, 0])
     losses = []

@@ -1,12 +1,15 @@
-"""Embeddings and labels -> the supervised contrastive loss, by pytorch-metric-learning.
+"""Embeddings and labels -> the supervised contrastive loss.
 
-The only door to that library; whose labels they are, and how warm, is up to methods.
+Whose labels they are, and how warm, is up to methods.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from wsi_models.losses.classification import full_precision
 
@@ -39,9 +42,14 @@ def supervised_contrast(embeddings: Tensor, label: Tensor, temperature: float) -
     .. [2] T. Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
        ICML 2020, equation 1.
     """
-    # imported here because it takes seconds, which only those should wait for who train with it
-    from pytorch_metric_learning.losses import SupConLoss
-
     with torch.autocast(embeddings.device.type, enabled=False):
-        loss: Tensor = SupConLoss(temperature=temperature)(full_precision(embeddings), label)
-    return loss
+        unit = functional.normalize(full_precision(embeddings))
+        own = torch.eye(len(label), dtype=torch.bool, device=label.device)
+        positive = (label[:, None] == label) & ~own
+        log_prob = (unit @ unit.T / temperature).masked_fill(own, -math.inf).log_softmax(dim=1)
+        summed = log_prob.masked_fill(~positive, 0).sum(dim=1)
+        loss = -summed / positive.sum(dim=1).clamp(min=1)
+        counted = loss > 0
+        if (label == label[0]).all():
+            return 0 * loss.sum()
+        return loss.sum() / counted.sum().clamp(min=1)

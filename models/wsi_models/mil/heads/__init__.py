@@ -1,7 +1,6 @@
 """The features of a bag -> logits of the slide and the attention of each instance, per model.
 
-Built on the networks of torchmil, which have one output: two classes need no more, and other
-numbers of classes get classifiers with one output each.
+Two classes need one output; other numbers of classes get one output each.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The features of a bag -> their average, weighted by learnt attention, and logits of it.
 
-Torchmil's ABMIL and CLAM, whose one output is replaced by as many as the classes need.
+One network for both models: an embedding of each instance, attention, and a classifier.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmil import models as torchmil_models
 
 from wsi_models.mil.heads.base import BagScores, Head
 
@@ -18,6 +17,51 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsi_models.mil.config import AbmilConfig, ClamSbConfig
+
+
+class AttentionNetwork(nn.Module):
+    """Embeds instances, averages them by their attention, and classifies the average.
+
+    The attention of an embedded instance h is the softmax over the bag of
+    ``w . (tanh(V h + b) * sigmoid(U h + c))``, without the second factor if it is not gated.
+
+    Parameters
+    ----------
+    embedding : Module
+        Shortens features of shape (N, F) to (N, D).
+    width : int
+        Their length D.
+    attention : int
+        Rows of V and U.
+    gated : bool
+        Multiply by the sigmoid.
+    outputs : int
+        Logits of a bag.
+
+    References
+    ----------
+    .. [1] M. Ilse, J. Tomczak, M. Welling, "Attention-based deep multiple instance learning",
+       ICML 2018: equations 7 to 9.
+    """
+
+    def __init__(
+        self, embedding: nn.Module, width: int, *, attention: int, gated: bool, outputs: int
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.signal = nn.Linear(width, attention)
+        self.gate = nn.Linear(width, attention) if gated else None
+        self.weight = nn.Linear(attention, 1, bias=False)
+        self.classifier = nn.Linear(width, outputs)
+
+    def forward(self, bag: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (K,), attention (N, 1) and embedded instances (N, D)."""
+        embedded = self.embedding(bag)
+        hidden = self.signal(embedded).tanh()
+        if self.gate is not None:
+            hidden = hidden * self.gate(embedded).sigmoid()
+        attention = self.weight(hidden).softmax(dim=0)
+        return self.classifier(attention[:, 0] @ embedded), attention, embedded
 
 
 class AbmilHead(Head):
@@ -33,15 +77,18 @@ class AbmilHead(Head):
     def __init__(self, config: AbmilConfig, feature_count: int, class_count: int) -> None:
         super().__init__(feature_count, class_count)
         embedding, width = _embedding(feature_count, config.embedding, config.dropout)
-        self.network = torchmil_models.ABMIL(
-            (feature_count,), att_dim=config.attention, gated=config.gated, feat_ext=embedding
+        self.network = AttentionNetwork(
+            embedding,
+            width,
+            attention=config.attention,
+            gated=config.gated,
+            outputs=self.outputs,
         )
-        self.network.classifier = nn.Linear(width, self.outputs)
 
     def score(self, bag: Tensor) -> BagScores:
         """Classify the average of the instances, weighted by their attention."""
-        logits, attention = self.network(self.standardised(bag), return_att=True)
-        return BagScores(logits.reshape(-1), attention[0].softmax(dim=0).unsqueeze(1))
+        logits, attention, _ = self.network(self.standardised(bag))
+        return BagScores(logits, attention)
 
     def loss(self, bag: Tensor, label: int) -> Tensor:
         """Cross-entropy of the bag."""
@@ -50,9 +97,6 @@ class AbmilHead(Head):
 
 class ClamSbHead(Head):
     """Attention-based pooling whose attended instances are told from the least attended ones.
-
-    Torchmil's CLAM gives the scores. Its loss of instances is not used: in version 1.0.2 it
-    broadcasts the logits of every instance against the labels of all.
 
     References
     ----------
@@ -67,38 +111,30 @@ class ClamSbHead(Head):
         super().__init__(feature_count, class_count)
         self.config = config
         embedding, width = _embedding(feature_count, config.embedding, config.dropout)
-        self.network = torchmil_models.CLAM_SB(
-            (feature_count,),
-            att_dim=config.attention,
-            gated=True,
-            feat_ext=embedding,
+        self.network = AttentionNetwork(
+            embedding, width, attention=config.attention, gated=True, outputs=self.outputs
         )
-        self.network.classifier = nn.Linear(width, self.outputs)
-        self.network.inst_classifiers = nn.ModuleList(
-            nn.Linear(width, 2) for _ in range(class_count)
-        )
+        self.instance_classifiers = nn.ModuleList(nn.Linear(width, 2) for _ in range(class_count))
 
     def score(self, bag: Tensor) -> BagScores:
         """Classify the average of the instances, weighted by their attention."""
-        logits, attention = self.network(self.standardised(bag), return_att=True)
-        return BagScores(logits.reshape(-1), attention[0].softmax(dim=0).unsqueeze(1))
+        logits, attention, _ = self.network(self.standardised(bag))
+        return BagScores(logits, attention)
 
     def loss(self, bag: Tensor, label: int) -> Tensor:
         """Weigh the cross-entropy of the bag and the losses of clustered instances."""
-        logits, attention, embedded = self.network(
-            self.standardised(bag), return_att=True, return_emb=True
-        )
-        loss = self.config.bag_weight * self.classification_loss(logits.reshape(-1), label)
+        logits, attention, embedded = self.network(self.standardised(bag))
+        loss = self.config.bag_weight * self.classification_loss(logits, label)
         if len(bag) < 2 * self.config.instances:
             return loss
-        instances = self._instance_loss(attention[0], embedded[0], label)
+        instances = self._instance_loss(attention[:, 0], embedded, label)
         return loss + (1 - self.config.bag_weight) * instances
 
     def _instance_loss(self, attention: Tensor, embedded: Tensor, label: int) -> Tensor:
         count = self.config.instances
         most = embedded[attention.topk(count).indices]
         least = embedded[(-attention).topk(count).indices]
-        classifiers = self.network.inst_classifiers
+        classifiers = self.instance_classifiers
         own = classifiers[label](torch.cat([most, least]))
         losses = [_smooth_svm(own, [1] * count + [0] * count)]
         if self.config.exclusive:

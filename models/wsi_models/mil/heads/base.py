@@ -69,8 +69,8 @@ class Head(nn.Module, ABC):
         return logits.softmax(dim=0)
 
     def standardised(self, bag: Tensor) -> Tensor:
-        """Bring a bag to the mean and deviation of the training instances; adds a batch axis."""
-        return ((bag - self.mean) / self.std).unsqueeze(0)
+        """Bring a bag to the mean and deviation of the training instances."""
+        return (bag - self.mean) / self.std
 
     def target(self, label: int) -> Tensor:
         """Return what the outputs should be after a sigmoid, shape (K,)."""

@@ -1,18 +1,18 @@
 """DSMIL as published: the critical instance of each class, and attention to what is like it.
 
-Torchmil's network with the classifiers of the release, which have any number of outputs, and with
-the weights of the release where they are given. Training is that of every head.
+Its modules are those of the public release, whose weights load into them. Training is that of
+every head.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmil import models as torchmil_models
 
 from wsi_models.errors import TrainingError
 from wsi_models.mil.config import DsmilConfig
@@ -22,13 +22,51 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RELEASED_NAMES = {
-    "i_classifier.fc.0": "network.inst_classifier",
-    "b_classifier.q.0": "network.q_nn.0",
-    "b_classifier.q.2": "network.q_nn.2",
-    "b_classifier.v.1": "network.v_nn.1",
+    "i_classifier.fc.0": "network.instance_classifier",
+    "b_classifier.q.0": "network.query.0",
+    "b_classifier.q.2": "network.query.2",
+    "b_classifier.v.1": "network.value.1",
     "b_classifier.fcc": "network.bag_classifier",
 }
 """Modules of the release, and what they are called here."""
+
+
+class DualStreams(nn.Module):
+    """Finds the critical instance of each output, and pools the bag around it.
+
+    Parameters
+    ----------
+    feature_count : int
+        Length F of the vector of an instance.
+    outputs : int
+        Logits K of a bag.
+    config : DsmilConfig
+        Length of queries, dropout, and whether values are transformed.
+    """
+
+    def __init__(self, feature_count: int, outputs: int, config: DsmilConfig) -> None:
+        super().__init__()
+        self.instance_classifier = nn.Linear(feature_count, outputs)
+        self.query = nn.Sequential(
+            nn.Linear(feature_count, config.attention),
+            nn.ReLU(),
+            nn.Linear(config.attention, config.attention),
+            nn.Tanh(),
+        )
+        self.value: nn.Module = nn.Identity()
+        if config.transform_values:
+            linear = nn.Linear(feature_count, feature_count)
+            self.value = nn.Sequential(nn.Dropout(config.dropout), linear, nn.ReLU())
+        self.bag_classifier = nn.Conv1d(outputs, outputs, feature_count)
+
+    def forward(self, bag: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (K,), attention (N, K) and the logits of instances (N, K)."""
+        instances = self.instance_classifier(bag)
+        queries = self.query(bag)
+        critical = queries[instances.argmax(dim=0)]
+        attention = (queries @ critical.T / math.sqrt(queries.shape[1])).softmax(dim=0)
+        pooled = attention.T @ self.value(bag)
+        return self.bag_classifier(pooled[None]).reshape(-1), attention, instances
 
 
 class DsmilHead(Head):
@@ -51,15 +89,7 @@ class DsmilHead(Head):
 
     def __init__(self, config: DsmilConfig, feature_count: int, class_count: int) -> None:
         super().__init__(feature_count, class_count, per_class=config.per_class)
-        self.network = torchmil_models.DSMIL(
-            (feature_count,),
-            att_dim=config.attention,
-            nonlinear_q=True,
-            nonlinear_v=config.transform_values,
-            dropout=config.dropout,
-        )
-        self.network.inst_classifier = nn.Linear(feature_count, self.outputs)
-        self.network.bag_classifier = nn.Conv1d(self.outputs, self.outputs, feature_count)
+        self.network = DualStreams(feature_count, self.outputs, config)
         for module in self.network.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
                 nn.init.orthogonal_(module.weight)
@@ -67,12 +97,12 @@ class DsmilHead(Head):
 
     def score(self, bag: Tensor) -> BagScores:
         """Judge a bag by its critical instances and what resembles them."""
-        logits, attention, _ = self._streams(bag)
+        logits, attention, _ = self.network(self.standardised(bag))
         return BagScores(logits, attention)
 
     def loss(self, bag: Tensor, label: int) -> Tensor:
         """Average the binary cross-entropies of both streams."""
-        logits, _, instances = self._streams(bag)
+        logits, _, instances = self.network(self.standardised(bag))
         target = self.target(label)
         critical = instances.amax(dim=0)
         return 0.5 * (
@@ -86,13 +116,6 @@ class DsmilHead(Head):
             return super().probabilities(logits)
         each = logits.sigmoid()
         return each / each.sum()
-
-    def _streams(self, bag: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (K,), attention (N, K) and the logits of instances (N, K)."""
-        logits, attention, instances = self.network(
-            self.standardised(bag), return_att=True, return_inst_pred=True
-        )
-        return logits.reshape(-1), attention[0], instances.reshape(len(bag), self.outputs)
 
 
 def load_released_dsmil(path: Path) -> DsmilHead:
@@ -119,12 +142,12 @@ def load_released_dsmil(path: Path) -> DsmilHead:
         raise TrainingError(f"{path} is not a file of tensors: {error}") from error
     weights = {_renamed(name): tensor for name, tensor in state.items()}
     try:
-        outputs, feature_count = weights["network.inst_classifier.weight"].shape
+        outputs, feature_count = weights["network.instance_classifier.weight"].shape
         config = DsmilConfig(
             standardise=False,
-            attention=len(weights["network.q_nn.2.weight"]),
+            attention=len(weights["network.query.2.weight"]),
             per_class=outputs > 1,
-            transform_values="network.v_nn.1.weight" in weights,
+            transform_values="network.value.1.weight" in weights,
         )
         head = DsmilHead(config, feature_count, max(2, outputs))
         unit = {"mean": head.mean, "std": head.std}

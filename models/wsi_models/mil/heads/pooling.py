@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmil.nn import MaxPool, MeanPool
 
 from wsi_models.mil.heads.base import BagScores, Head
 
@@ -27,12 +26,13 @@ class PoolingHead(Head):
     def __init__(self, config: PoolingConfig, feature_count: int, class_count: int) -> None:
         super().__init__(feature_count, class_count)
         self.classifier = nn.Linear(feature_count, self.outputs)
-        self.pool = MaxPool() if config.model == "max" else MeanPool()
+        self.takes_maximum = config.model == "max"
 
     def score(self, bag: Tensor) -> BagScores:
         """Pool the logits of the instances."""
         instances = self.classifier(self.standardised(bag))
-        return BagScores(self.pool(instances)[0], self._attention(instances[0]))
+        pooled = instances.amax(dim=0) if self.takes_maximum else instances.mean(dim=0)
+        return BagScores(pooled, self._attention(instances))
 
     def loss(self, bag: Tensor, label: int) -> Tensor:
         """Cross-entropy of the pooled logits."""
@@ -40,6 +40,6 @@ class PoolingHead(Head):
 
     def _attention(self, instances: Tensor) -> Tensor:
         count = len(instances)
-        if isinstance(self.pool, MaxPool):
+        if self.takes_maximum:
             return functional.one_hot(instances.argmax(dim=0), count).T.to(instances)
         return instances.new_full((count, 1), 1 / count)

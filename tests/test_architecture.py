@@ -12,7 +12,11 @@ import pytest
 import wsi_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = [*ROOT.glob("wsi_pipeline/**/*.py"), *ROOT.glob("models/wsi_models/**/*.py")]
+SOURCES = [
+    *ROOT.glob("wsi_pipeline/**/*.py"),
+    *ROOT.glob("models/wsi_models/**/*.py"),
+    *ROOT.glob("wsi_files/*.py"),
+]
 
 
 def modules_loaded_by(statement: str) -> set[str]:

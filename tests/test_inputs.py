@@ -32,7 +32,7 @@ def test_a_folder_gives_its_slides_and_dicom_folders_and_no_pictures(tmp_path: P
 
     jobs = find_slides([str(tmp_path)])
 
-    assert [job.slide_id for job in jobs] == ["a", "b", "series"]
+    assert [job.slide_id for job in jobs] == ["a", "b", "c", "series"]
 
 
 def test_a_folder_of_dicom_instances_is_one_slide(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_table_gives_mpp_ids_and_regions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("file,mpp\na.svs,1\n", "line 2 has no path"),
+        ("file,mpp\na.svs,1\n", "has no column path"),
         ("path,mpp\na.svs,fast\n", "'fast' is not a number"),
         ("path,mpp\na.svs,-1\n", "must be above 0"),
         ("path,slide_id\na.svs,x\nb.svs,x\n", "occur twice"),

@@ -122,7 +122,7 @@ def test_the_patient_comes_from_the_table_or_the_name(
     given = store_of(known_slide, areas, tmp_path / "b.zarr", config(group="P."), group="Ann")
     assert set(by_name.group) == {"P1"}
     assert set(given.group) == {"Ann"}
-    with pytest.raises(ConfigError, match="finds no patient"):
+    with pytest.raises(ConfigError, match="finds no group"):
         store_of(known_slide, areas, tmp_path / "c.zarr", config(group="Q."))
 
 

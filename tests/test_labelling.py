@@ -112,7 +112,7 @@ class TestNames:
 
     @pytest.mark.parametrize("pattern", ["CPTAC-....", "()TCGA"])
     def test_a_name_without_patient_is_refused(self, pattern: str) -> None:
-        with pytest.raises(ConfigError, match="finds no patient in the slide id 'TCGA-B0'"):
+        with pytest.raises(ConfigError, match="finds no group in TCGA-B0"):
             find_group("TCGA-B0", pattern)
 
 

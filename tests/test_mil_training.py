@@ -257,7 +257,7 @@ def test_labels_are_read_as_people_write_them(tmp_path: Path) -> None:
         ("slide_id,label\na,x\n", "needs slide_id, label and patient"),
         ("slide_id,label,patient\na,x,p\na,y,p\n", "more than once: a"),
         ("slide_id,label,patient\na,,p\n", "labels no slide"),
-        ("slide_id,label,patient\n,x,p\n", "1 labelled rows without"),
+        ("slide_id,label,patient\n,x,p\n", "line 2, column slide_id: has no value"),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path: Path, text: str, match: str) -> None:

@@ -7,7 +7,6 @@ generated from the fields. A flag beats the TOML file, which beats the default.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -15,11 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from wsi_files import UnreadableError
+from wsi_files.settings import explain_invalid
+from wsi_files.settings import read_toml as read_any_toml
 from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+MIN_MPP, MAX_MPP = 0.01, 1000.0
+"""What a resolution of slides can be, um/px: past both ends it is a slip of the unit, and work on
+it would not end."""
 
 class ReaderName(StrEnum):
     """Which library opens a slide."""
@@ -84,7 +89,7 @@ class Unmapped(StrEnum):
 class StageConfig(BaseModel):
     """Base of the stage configurations: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False, allow_inf_nan=False)
 
 
 class ReadConfig(StageConfig):
@@ -92,7 +97,10 @@ class ReadConfig(StageConfig):
 
     reader: ReaderName = Field(ReaderName.AUTO, description="Library that opens the slides.")
     slide_mpp: float | None = Field(
-        None, gt=0, description="Resolution at level 0, um/px, for slides that do not state it."
+        None,
+        ge=MIN_MPP,
+        le=MAX_MPP,
+        description="Resolution at level 0, um/px, for slides that do not state it.",
     )
 
 
@@ -104,7 +112,9 @@ class TissueConfig(StageConfig):
         description="What tells tissue: classic, by limits on colour and size, or the name of one "
         "that an installed package brings.",
     )
-    mask_mpp: float = Field(8.0, gt=0, description="Resolution of the tissue mask, um/px.")
+    mask_mpp: float = Field(
+        8.0, ge=MIN_MPP, le=MAX_MPP, description="Resolution of the tissue mask, um/px."
+    )
     min_tissue_um2: float = Field(
         20_000.0, ge=0, description="Smallest piece of tissue kept, um^2."
     )
@@ -118,7 +128,9 @@ class TissueConfig(StageConfig):
 class TileConfig(StageConfig):
     """Which tiles are cut."""
 
-    mpp: float = Field(0.5, gt=0, description="Resolution of the patches, um/px.")
+    mpp: float = Field(
+        0.5, ge=MIN_MPP, le=MAX_MPP, description="Resolution of the patches, um/px."
+    )
     patch_size: int = Field(256, ge=8, le=4096, description="Side of a patch, px.")
     stride: int | None = Field(
         None, ge=1, description="Distance between tiles, px at --mpp; the patch size if not given."
@@ -251,8 +263,8 @@ class StoreConfig(StageConfig):
         "detail.",
     )
     keep_rgb: bool = Field(False, description="Keep the RGB patches too; training needs them.")
-    chunk_patches: int = Field(4, ge=1, description="Patches compressed together.")
-    shard_patches: int = Field(256, ge=1, description="Patches in one file.")
+    chunk_patches: int = Field(4, ge=1, le=65536, description="Patches compressed together.")
+    shard_patches: int = Field(256, ge=1, le=65536, description="Patches in one file.")
 
     @model_validator(mode="after")
     def _shards_hold_whole_chunks(self) -> Self:
@@ -344,7 +356,11 @@ def load_config(
     try:
         return PipelineConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        where = "" if path is None else f"{path}: "
+        raise ConfigError(
+            f"{where}{explain_invalid(error, 'configuration')}. See 'wsi-pipeline config show' for "
+            f"every key."
+        ) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -356,9 +372,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         If it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+        return read_any_toml(path)
+    except UnreadableError as error:
+        raise ConfigError(str(error)) from error
 
 
 def dump_config(config: PipelineConfig) -> str:
@@ -382,13 +398,3 @@ def _toml_lines(key: str, value: Any) -> list[str]:  # noqa: ANN401 -- any optio
     if isinstance(value, dict):
         return [f"{key}.{tomli_w.dumps({name: part}).rstrip()}" for name, part in value.items()]
     return [tomli_w.dumps({key: value}).rstrip()]
-
-
-def _explain(error: ValidationError, path: Path | None) -> str:
-    """Say which keys are wrong, with which values, and how to see the valid ones."""
-    where = f"{path}: " if path is not None else ""
-    problems = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "configuration"
-        problems.append(f"{key} = {item['input']!r}: {item['msg']}")
-    return f"{where}{'; '.join(problems)}. See 'wsi-pipeline config show' for every key."

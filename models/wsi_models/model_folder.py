@@ -20,6 +20,8 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from wsi_files.settings import explain_invalid
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
@@ -63,12 +65,9 @@ class ModelFolder:
         try:
             return kind.model_validate_json(self.config)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}"
-                for item in error.errors(include_url=False)
-            )
             raise BundleError(
-                f"{self.path / CONFIG_FILE} does not follow its schema: {problems}"
+                f"{self.path / CONFIG_FILE} does not follow its schema: "
+                f"{explain_invalid(error, 'file')}"
             ) from error
 
     def require_weights(self, expected: Mapping[str, Tensor]) -> None:

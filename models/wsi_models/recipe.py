@@ -5,13 +5,14 @@ Says what is done; :mod:`wsi_models.experiment` does it.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from wsi_files import UnreadableError
+from wsi_files.settings import explain_invalid, read_toml
 from wsi_models.errors import TrainingError
 from wsi_models.methods import MethodConfig
 from wsi_models.splits import SplitConfig
@@ -78,11 +79,11 @@ def load_recipe(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = 
         If the file is not TOML, or a key or value is not valid.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TrainingError(f"{path} cannot be read as TOML: {error}") from error
+        values = read_toml(path)
+    except UnreadableError as error:
+        raise TrainingError(str(error)) from error
     for table, keys in (overrides or {}).items():
-        values[table] = {**values.get(table, {}), **keys}
+        values[table] = {**_table(values, table, path), **keys}
     return _parse(values, path)
 
 
@@ -96,12 +97,17 @@ def read_saved_recipe(path: Path) -> Recipe:
         ) from error
 
 
+def _table(values: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    table = values.get(name, {})
+    if not isinstance(table, dict):
+        raise TrainingError(f"{path}: {name} must be a table of options, got {table!r}")
+    return table
+
+
 def _parse(values: dict[str, Any], path: Path) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'recipe'} = {item['input']!r}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise TrainingError(f"{path}: {problems}. The files in examples/ show every key") from error
+        raise TrainingError(
+            f"{path}: {explain_invalid(error, 'recipe')}. The files in examples/ show every key"
+        ) from error

@@ -76,7 +76,7 @@ def resolve_config(
     config_file = values.pop("config_file")
     overrides: dict[str, dict[str, Any]] = {}
     for name in [name for name in values if _SEPARATOR in name]:
-        stage, key = name.split(_SEPARATOR)
+        stage, key = name.split(_SEPARATOR, 1)
         value = values.pop(name)
         if value is not None:
             overrides.setdefault(stage, {})[key] = value

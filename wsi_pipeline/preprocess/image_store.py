@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.config import HeValues, PipelineConfig
 from wsi_pipeline.errors import IngestError, StoreExistsError
 from wsi_pipeline.preprocess.group_stains import StainBook, StainScope
-from wsi_pipeline.preprocess.labelled_images import LabelledImage, decode_image
+from wsi_pipeline.preprocess.labelled_images import LabelledImage, decode_image, read_image
 from wsi_pipeline.stain import encode_he, encode_he_float16
 from wsi_pipeline.store import PatchStore, StoreHeader, StoreWriter, has_store
 from wsi_pipeline.types import (
@@ -158,7 +158,7 @@ class _Cut:
     @classmethod
     def for_images(cls, first: LabelledImage, options: IngestOptions) -> _Cut:
         """Settle what the options leave to the first image."""
-        side = min(decode_image(first, first.file.read_bytes()).shape[:2])
+        side = min(decode_image(first, read_image(first)).shape[:2])
         patch_px = options.patch_px or side
         return cls(options, patch_px, side if options.fit is Fit.RESIZE else patch_px)
 
@@ -265,11 +265,11 @@ class _Ingestion:
 
     def _patch(self, index: int) -> NDArray[np.uint8]:
         image = self._images[index]
-        return self._cut(image, decode_image(image, image.file.read_bytes()))
+        return self._cut(image, decode_image(image, read_image(image)))
 
     def _look(self, index: int, cell_px: int) -> _Seen:
         image = self._images[index]
-        content = image.file.read_bytes()
+        content = read_image(image)
         patch = self._cut(image, decode_image(image, content))
         tinted = patch.min(axis=2) < WHITE
         cell = cv2.resize(patch, (cell_px, cell_px), interpolation=cv2.INTER_AREA)

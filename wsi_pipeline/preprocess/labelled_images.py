@@ -5,23 +5,32 @@ Finds and reads image files; what becomes of their pixels is decided elsewhere.
 
 from __future__ import annotations
 
-import csv
 import io
-import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from wsi_pipeline.errors import IngestError
+from wsi_files import UnreadableError, read_bounded
+from wsi_files.tables import MAX_BYTES, parse_table
+from wsi_pipeline.errors import ConfigError, IngestError
+from wsi_pipeline.tiles.classes import find_group
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
+
+    from wsi_files.tables import Row
+
+MAX_IMAGE_PIXELS = 8192**2
+"""Largest image that is decoded; a patch has a quarter of it at most."""
+
+MAX_IMAGE_BYTES = 4 * MAX_IMAGE_PIXELS
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 TABLE_NAME = "labels.csv"
@@ -116,6 +125,20 @@ def find_images(
     return images if group_pattern is None else _regroup(images, group_pattern)
 
 
+def read_image(image: LabelledImage) -> bytes:
+    """Read an image's file, without decoding it.
+
+    Raises
+    ------
+    IngestError
+        If it cannot be read, or is larger than a patch can be.
+    """
+    try:
+        return read_bounded(image.file, MAX_IMAGE_BYTES)
+    except UnreadableError as error:
+        raise IngestError(f"{error}; repair or remove it") from error
+
+
 def decode_image(image: LabelledImage, content: bytes) -> NDArray[np.uint8]:
     """Decode an image to RGB on white.
 
@@ -134,11 +157,15 @@ def decode_image(image: LabelledImage, content: bytes) -> NDArray[np.uint8]:
     Raises
     ------
     IngestError
-        If it is no image, or not one of 8-bit colours.
+        If it is no image, not one of 8-bit colours, or larger than a patch can be.
     """
-    pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    _require_small(image, content)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise _undecodable(image) from error
     if pixels is None:
-        raise IngestError(f"{image.name} cannot be decoded as an image; repair or remove it")
+        raise _undecodable(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
         raise IngestError(
             f"{image.name} has pixels {pixels.shape[2:] or '(grey)'} {pixels.dtype}; images must "
@@ -149,6 +176,24 @@ def decode_image(image: LabelledImage, content: bytes) -> NDArray[np.uint8]:
         return np.ascontiguousarray(rgb)
     alpha = pixels[..., 3:].astype(np.float32) / 255
     return np.rint(rgb * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def _require_small(image: LabelledImage, content: bytes) -> None:
+    """Refuse, by its header alone, an image that would take gigabytes once decoded."""
+    try:
+        with Image.open(io.BytesIO(content)) as header:
+            width, height = header.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _undecodable(image) from error
+    if width * height > MAX_IMAGE_PIXELS:
+        raise IngestError(
+            f"{image.name} has {width} x {height} px, more than the {MAX_IMAGE_PIXELS} of the "
+            f"largest patch; a slide is made a store with 'wsi-pipeline preprocess'"
+        )
+
+
+def _undecodable(image: LabelledImage) -> IngestError:
+    return IngestError(f"{image.name} cannot be decoded as an image; repair or remove it")
 
 
 def _open_root(source: Path) -> Traversable:
@@ -166,38 +211,36 @@ def _read_table(
     table: Traversable, root: Traversable, columns: TableColumns
 ) -> Iterator[LabelledImage]:
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise IngestError(f"{table} cannot be read as a CSV table: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    wanted = [columns.path, columns.label, *([columns.group] if columns.group else [])]
-    missing = [name for name in wanted if name not in (reader.fieldnames or ())]
-    if missing:
-        raise IngestError(
-            f"{table} has no column {', '.join(missing)}; it has: "
-            f"{', '.join(reader.fieldnames or ())}. Name the right ones with --path-column, "
-            "--label-column and --group-column"
+        found = parse_table(read_bounded(table, MAX_BYTES), str(table))
+        found.require(
+            [columns.path, columns.label, *([columns.group] if columns.group else [])],
+            "Name the right ones with --path-column, --label-column and --group-column",
         )
-    for row in reader:
-        yield _table_row(row, f"{table} line {reader.line_num}", root, columns)
+    except UnreadableError as error:
+        raise IngestError(str(error)) from error
+    lines: dict[str, Row] = {}
+    for row in found.rows:
+        image = _table_row(row, root, columns)
+        first = lines.setdefault(image.name, row)
+        if first is not row:
+            raise IngestError(f"{row.where} names {image.name}, as {first.where} does; remove one")
+        yield image
 
 
-def _table_row(
-    row: dict[str, str | None], where: str, root: Traversable, columns: TableColumns
-) -> LabelledImage:
-    name = (row[columns.path] or "").strip()
-    if not name:
-        raise IngestError(f"{where} names no image; fill its {columns.path}")
+def _table_row(row: Row, root: Traversable, columns: TableColumns) -> LabelledImage:
+    name = row.text(columns.path)
+    if name is None:
+        raise IngestError(f"{row.where} names no image; fill its {columns.path}")
     file = _join(root, name)
     if not file.is_file():
-        raise IngestError(f"{where} names {name}, which is not there; paths are below {root}")
-    group = name if columns.group is None else (row[columns.group] or "").strip()
-    if not group:
+        raise IngestError(f"{row.where} names {name}, which is not there; paths are below {root}")
+    group = name if columns.group is None else row.text(columns.group)
+    if group is None:
         raise IngestError(
-            f"{where} has no {columns.group}: an image without a group may be a copy of one in "
-            "another part of a split; fill it, or remove the row"
+            f"{row.where} has no {columns.group}: an image without a group may be a copy of one "
+            "in another part of a split; fill it, or remove the row"
         )
-    return LabelledImage(name, file, (row[columns.label] or "").strip() or None, group)
+    return LabelledImage(name, file, row.text(columns.label), group)
 
 
 def _join(root: Traversable, name: str) -> Traversable:
@@ -225,21 +268,6 @@ def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]
 
 def _regroup(images: tuple[LabelledImage, ...], pattern: str) -> tuple[LabelledImage, ...]:
     try:
-        finder = re.compile(pattern)
-    except re.error as error:
-        raise IngestError(f"{pattern!r} is no regular expression: {error}") from error
-    return tuple(
-        LabelledImage(image.name, image.file, image.label, _find_group(image.name, finder))
-        for image in images
-    )
-
-
-def _find_group(name: str, finder: re.Pattern[str]) -> str:
-    match = finder.search(name)
-    found = match.group(1 if finder.groups else 0) if match else None
-    if not found:
-        raise IngestError(
-            f"{finder.pattern!r} finds no group in {name}; correct the pattern, or give the "
-            "groups in a table"
-        )
-    return found
+        return tuple(replace(image, group=find_group(image.name, pattern)) for image in images)
+    except ConfigError as error:
+        raise IngestError(str(error)) from error

@@ -5,14 +5,22 @@ No slide is opened here; whether a file is a readable slide is found out when it
 
 from __future__ import annotations
 
-import csv
 import glob
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from wsi_files import UnreadableError
+from wsi_files.tables import read_table
+from wsi_pipeline.config import MAX_MPP, MIN_MPP
 from wsi_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsi_files.tables import Row
 
 SLIDE_SUFFIXES = frozenset(
     {
@@ -22,6 +30,13 @@ SLIDE_SUFFIXES = frozenset(
 )  # fmt: skip
 """Files that a folder contributes. Plain images (PNG, JPEG) must be named: folders of slides
 often hold thumbnails and labels beside them."""
+
+TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
+COLUMNS = ("path", "mpp", "slide_id", "roi", "labels", "group")
+"""Of a slide table; ``path`` must be there."""
+
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml")
 """How annotation files of a folder may end; the first that exists is read."""
@@ -90,7 +105,7 @@ def find_slides(
     Parameters
     ----------
     inputs : sequence of str
-        Slide files, folders (the slides in it and the DICOM folders below it), glob patterns, or
+        Slide files, folders (the slides and DICOM folders in it, however deep), glob patterns, or
         CSV slide tables with a column ``path`` and optional ``mpp``, ``slide_id``, ``roi``,
         ``labels`` and ``group``; relative paths in a table count from the table's folder.
     roi : Path or None
@@ -102,40 +117,48 @@ def find_slides(
     Returns
     -------
     list of SlideJob
-        Sorted within each input, without repetition.
+        Sorted within each input. Every row of a table is a job; of a file that is named in other
+        ways besides, or several times, there is one.
 
     Raises
     ------
     ConfigError
         If an input names nothing, a table is malformed, or a slide has no labels where others do.
     """
-    jobs: dict[Path, SlideJob] = {}
-    for name in inputs:
-        for job in _expand(name):
-            jobs.setdefault(job.path.resolve(), job)
-    named = _with_unique_ids(jobs.values())
     found = [
         replace(
             job,
             roi=job.roi or _file_for(job.slide_id, roi),
             labels=job.labels or _file_for(job.slide_id, labels),
         )
-        for job in named
+        for job in _with_unique_ids(_every_job(inputs))
     ]
     _require_labels(found, labels)
     return found
 
 
+def _every_job(inputs: Sequence[str]) -> list[SlideJob]:
+    """Gather what all inputs name; what a table says of a file beats its bare name."""
+    expanded = [(Path(name).suffix.lower() in TABLE_SUFFIXES, _expand(name)) for name in inputs]
+    said = {job.path.resolve() for is_table, jobs in expanded if is_table for job in jobs}
+    gathered = []
+    for is_table, jobs in expanded:
+        for job in jobs:
+            place = job.path.resolve()
+            if is_table or place not in said:
+                gathered.append(job)
+                said.add(place)
+    return gathered
+
+
 def _expand(name: str) -> list[SlideJob]:
     path = Path(name)
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in TABLE_SUFFIXES:
         return _read_table(path)
-    if path.is_dir():
-        slides = _slides_in(path)
-    elif path.exists():
-        slides = [path]
-    else:
-        slides = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 -- absolute patterns
+    try:
+        slides = _named(path, name)
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be looked into: {error}") from error
     if not slides:
         raise ConfigError(
             f"{name} names no slide; give a slide file, a folder that holds slides "
@@ -144,76 +167,141 @@ def _expand(name: str) -> list[SlideJob]:
     return [SlideJob(path=slide, slide_id="") for slide in slides]
 
 
-def _slides_in(folder: Path) -> list[Path]:
+def _named(path: Path, name: str) -> list[Path]:
+    if path.is_dir():
+        return sorted(_slides_below(path))
+    if os.path.lexists(path):
+        # a link to nothing is a slide that fails with its reason, not one that was never there
+        return [path]
+    matches = (Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 -- absolute patterns
+    return sorted(match for match in matches if not _is_hidden(match.name))
+
+
+def _slides_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the slides in a folder and in those below it, but for results and hidden ones.
+
+    ``above`` holds the folders on the way, so that a link to one of them is not followed.
+    """
+    above = above | {folder.resolve()}
     if _holds_dicom(folder):
-        return [folder]
-    slides = [
-        entry
-        for entry in folder.iterdir()
-        if (entry.is_file() and entry.suffix.lower() in SLIDE_SUFFIXES)
-        or (entry.is_dir() and _holds_dicom(entry))
-    ]
-    return sorted(slides)
+        yield folder
+        return
+    for entry in folder.iterdir():
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            if entry.resolve() not in above and not _holds_results(entry):
+                yield from _slides_below(entry, above)
+        elif entry.suffix.lower() in SLIDE_SUFFIXES:
+            yield entry
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a program put a file there, not a person: ``._a.svs`` of macOS is no slide."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a folder holds what was made of slides, not slides."""
+    return folder.suffix == ".zarr" or (folder / "run.json").exists()
 
 
 def _holds_dicom(folder: Path) -> bool:
     """Whether the folder is itself a DICOM series: nothing in it but instances."""
-    files = [entry for entry in folder.iterdir() if entry.is_file()]
+    files = [entry for entry in folder.iterdir() if entry.is_file() and not _is_hidden(entry.name)]
     return bool(files) and all(entry.suffix.lower() == ".dcm" for entry in files)
 
 
 def _read_table(path: Path) -> list[SlideJob]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"slide table {path} cannot be read: {error}") from error
-    return [_read_row(path, number, row) for number, row in enumerate(rows, start=2)]
+        table = read_table(path)
+        table.require(["path"], f"columns are {', '.join(COLUMNS)}")
+        table.require_no_others(COLUMNS)
+        jobs = [(row, _read_row(path.parent, row)) for row in table.rows]
+    except UnreadableError as error:
+        raise ConfigError(f"slide table {error}") from error
+    if not jobs:
+        raise ConfigError(f"slide table {path} names no slide; add a line for each")
+    _require_own_names(jobs)
+    return [job for _, job in jobs]
 
 
-def _read_row(table: Path, number: int, row: dict[str, str]) -> SlideJob:
-    name = (row.get("path") or "").strip()
-    if not name:
-        raise ConfigError(
-            f"slide table {table} line {number} has no path; the first line must name the "
-            f"columns path and, as needed, mpp, slide_id, roi, labels, group"
+def _read_row(folder: Path, row: Row) -> SlideJob:
+    path = folder / row.required("path", "name the slide file, or remove the line")
+    mpp = row.number("mpp")
+    if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
+        raise row.wrong(
+            "mpp",
+            f"{mpp:g} um/px must be above 0 and a resolution of slides, {MIN_MPP:g} to {MAX_MPP:g}",
         )
-    text = (row.get("mpp") or "").strip()
-    try:
-        mpp = float(text) if text else None
-    except ValueError as error:
-        raise ConfigError(
-            f"slide table {table} line {number}: mpp {text!r} is not a number; give um/px"
-        ) from error
-    if mpp is not None and not mpp > 0:
-        raise ConfigError(f"slide table {table} line {number}: mpp must be above 0, got {mpp}")
-    roi, labels, group = ((row.get(key) or "").strip() for key in ("roi", "labels", "group"))
+    roi, labels = row.text("roi"), row.text("labels")
     return SlideJob(
-        path=table.parent / name,
-        slide_id=(row.get("slide_id") or "").strip(),
+        path=path,
+        slide_id=row.text("slide_id") or "",
         mpp=mpp,
-        roi=table.parent / roi if roi else None,
-        labels=table.parent / labels if labels else None,
-        group=group or None,
+        roi=None if roi is None else folder / roi,
+        labels=None if labels is None else folder / labels,
+        group=row.text("group"),
     )
 
 
-def _with_unique_ids(jobs: Iterable[SlideJob]) -> list[SlideJob]:
-    """Name each slide by its stem, or by its whole file name where stems repeat."""
-    listed = list(jobs)
-    stems = Counter(job.slide_id or slide_stem(job.path) for job in listed)
-    named = []
-    for job in listed:
-        stem = slide_stem(job.path)
-        unique = job.slide_id or (stem if stems[stem] == 1 else job.path.name)
-        named.append(replace(job, slide_id=unique))
-    repeated = [slide_id for slide_id, n in Counter(job.slide_id for job in named).items() if n > 1]
-    if repeated:
+def _require_own_names(jobs: Sequence[tuple[Row, SlideJob]]) -> None:
+    """Refuse two lines of one name: of the results only the last would be left."""
+    lines: dict[str, Row] = {}
+    for row, job in jobs:
+        name = job.slide_id or str(job.path)
+        if name in lines:
+            column = "slide_id" if job.slide_id else "path"
+            raise ConfigError(
+                f"slide table {row.where}, column {column}: {name!r} and the same in "
+                f"{lines[name].where} occur twice; give each its own slide_id"
+            )
+        lines[name] = row
+
+
+def _with_unique_ids(jobs: Sequence[SlideJob]) -> list[SlideJob]:
+    """Name each slide by its stem; where stems repeat, by its file, or its folder and file."""
+    named = list(jobs)
+    for name_of in (_by_stem, _by_file, _by_folder):
+        names = [job.slide_id or name_of(job.path) for job in named]
+        counts = Counter(names)
+        named = [
+            job if counts[name] > 1 else replace(job, slide_id=name)
+            for job, name in zip(named, names, strict=True)
+        ]
+    return _require_ids(named)
+
+
+def _require_ids(jobs: list[SlideJob]) -> list[SlideJob]:
+    nameless = [job for job in jobs if not job.slide_id]
+    counts = Counter(job.slide_id for job in jobs if job.slide_id)
+    repeated = [slide_id for slide_id, count in counts.items() if count > 1]
+    if nameless or repeated:
+        name = repeated[0] if repeated else _by_stem(nameless[0].path)
         raise ConfigError(
-            f"{len(repeated)} slide ids occur twice, such as {repeated[0]!r}; give each slide its "
-            f"own slide_id in a CSV table"
+            f"{len(nameless) + sum(counts[slide_id] for slide_id in repeated)} slides share a "
+            f"name, such as {name!r}: slide ids must not occur twice; give each slide its own "
+            f"slide_id in a CSV table"
         )
-    return named
+    return jobs
+
+
+def _by_stem(path: Path) -> str:
+    return _readable(slide_stem(path))
+
+
+def _by_file(path: Path) -> str:
+    return _readable(path.name)
+
+
+def _by_folder(path: Path) -> str:
+    return _readable(f"{path.absolute().parent.name}_{slide_stem(path)}")
+
+
+def _readable(name: str) -> str:
+    """Write what is no text, such as bytes of names from other systems, as ``%ff``."""
+    decoded = os.fsencode(name).decode("utf-8", "surrogateescape")
+    return _NO_TEXT.sub(lambda found: f"%{ord(found[0]) & 0xFF:02x}", decoded)
 
 
 def slide_stem(path: Path) -> str:

@@ -99,38 +99,43 @@ def to_classes(
     )
 
 
-def find_group(slide_id: str, pattern: str) -> str:
-    """Find the patient in the name of a slide.
+def find_group(name: str, pattern: str) -> str:
+    """Find the group (patient, slide or prototype) in the name of a slide or an image.
 
     Parameters
     ----------
-    slide_id : str
-        Name of the slide.
+    name : str
+        Name of the slide, or of the image with its folders.
     pattern : str
-        Regular expression; its first group is the patient, or all it matches without a group.
+        Regular expression; its first capture is the group, or all it matches without one.
 
     Returns
     -------
     str
-        The patient.
+        The group.
 
     Raises
     ------
     ConfigError
-        If the pattern is not found: a guess could put one patient on both sides of a split.
+        If the pattern is none, or is not found: a guess could put one patient on both sides of a
+        split.
 
     Examples
     --------
     >>> find_group("TCGA-B0-5710-01Z-00-DX1", "TCGA-..-....")
     'TCGA-B0-5710'
     """
-    match = re.search(pattern, slide_id)
-    if match is None or not (match[1] if match.re.groups else match[0]):
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise ConfigError(f"{pattern!r} is no regular expression: {error}") from error
+    found = None if match is None else match[1 if match.re.groups else 0]
+    if not found:
         raise ConfigError(
-            f"--group {pattern!r} finds no patient in the slide id {slide_id!r}; correct the "
-            f"pattern, or give a column 'group' in a slide table"
+            f"{pattern!r} finds no group in {name}; correct the pattern, or give the groups in a "
+            f"table"
         )
-    return str(match[1] if match.re.groups else match[0])
+    return str(found)
 
 
 def _ranks(config: LabelConfig) -> dict[int, int]:

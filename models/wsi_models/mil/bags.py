@@ -6,7 +6,6 @@ grow with the number of slides.
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsi_files import UnreadableError
+from wsi_files.tables import Row, read_table
 from wsi_models.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class Described(NamedTuple):
 
 
 PATIENT_COLUMNS = ("patient", "case_id")
+_ADVICE = (
+    "It needs slide_id, label and patient; where every slide is of another patient, copy slide_id "
+    "to patient"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +111,7 @@ def read_slide_labels(path: Path) -> tuple[SlideLabel, ...]:
     ----------
     path : Path
         CSV with the columns ``slide_id``, ``label`` and ``patient`` (or ``case_id``). Rows
-        without a label are skipped.
+        without a label, or with ``NA`` for one, are skipped.
 
     Returns
     -------
@@ -116,25 +121,29 @@ def read_slide_labels(path: Path) -> tuple[SlideLabel, ...]:
     Raises
     ------
     TrainingError
-        If the file cannot be read, a column is missing, or a slide is named twice.
+        If the file cannot be read, a column is missing, a labelled row has no slide or patient,
+        or a slide is named twice.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            patient = _patient_column(path, reader.fieldnames or ())
-            rows = [
-                SlideLabel(
-                    slide_id=row["slide_id"].strip(),
-                    label=row["label"].strip(),
-                    patient=row[patient].strip(),
-                )
-                for row in reader
-                if (row["label"] or "").strip()
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{path} cannot be read as CSV: {error}") from error
+        table = read_table(path)
+        table.require(["slide_id", "label"], _ADVICE)
+        patient = next((name for name in PATIENT_COLUMNS if table.has(name)), None)
+        if patient is None:
+            table.require(["patient"], _ADVICE)
+        rows = [_label_of(row, str(patient)) for row in table.rows if row.text("label")]
+    except UnreadableError as error:
+        raise TrainingError(str(error)) from error
     _require_rows(path, rows)
     return tuple(rows)
+
+
+def _label_of(row: Row, patient: str) -> SlideLabel:
+    advice = "fill it, or empty the label"
+    return SlideLabel(
+        slide_id=row.required("slide_id", advice),
+        label=row.required("label", advice),
+        patient=row.required(patient, advice),
+    )
 
 
 def make_bags(
@@ -216,23 +225,9 @@ def order_classes(rows: Sequence[SlideLabel], positive: str | None) -> tuple[str
     return (*(name for name in names if name != positive), positive)
 
 
-def _patient_column(path: Path, columns: Sequence[str]) -> str:
-    missing = [name for name in ("slide_id", "label") if name not in columns]
-    patient = next((name for name in PATIENT_COLUMNS if name in columns), None)
-    if missing or patient is None:
-        raise TrainingError(
-            f"{path} has the columns {', '.join(columns) or '(none)'}; it needs slide_id, label "
-            "and patient. Where every slide is of another patient, copy slide_id to patient"
-        )
-    return patient
-
-
 def _require_rows(path: Path, rows: Sequence[SlideLabel]) -> None:
     if not rows:
         raise TrainingError(f"{path} labels no slide; fill the column label")
-    nameless = sum(not row.slide_id or not row.patient for row in rows)
-    if nameless:
-        raise TrainingError(f"{path} has {nameless} labelled rows without slide_id or patient")
     counts = Counter(row.slide_id for row in rows)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:

@@ -5,12 +5,13 @@ Says what is done; the defaults of a model are those of its publication. Nothing
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from wsi_files import UnreadableError
+from wsi_files.settings import explain_invalid, read_toml
 from wsi_models.errors import TrainingError
 from wsi_models.parts.choices import Choices
 
@@ -172,7 +173,7 @@ def load_mil_recipe(path: Path | None, overrides: dict[str, Any] | None = None) 
     TrainingError
         If the file is not TOML, or a key or value is not valid.
     """
-    values = {} if path is None else _read_toml(path)
+    values = {} if path is None else _read(path)
     chosen = dict(overrides or {})
     model = chosen.pop("model", None)
     if model is not None and values.get("model", {}).get("model") != model:
@@ -184,15 +185,17 @@ def load_mil_recipe(path: Path | None, overrides: dict[str, Any] | None = None) 
     try:
         return MilRecipe.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc'])) or 'recipe'} = {item['input']!r}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise TrainingError(f"{path or 'options'}: {problems}. See examples/mil.toml") from error
+        raise TrainingError(
+            f"{path or 'options'}: {explain_invalid(error, 'recipe')}. See examples/mil.toml"
+        ) from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise TrainingError(f"{path} cannot be read as TOML: {error}") from error
+        values = read_toml(path)
+    except UnreadableError as error:
+        raise TrainingError(str(error)) from error
+    for table in ("model", "train"):
+        if not isinstance(values.get(table, {}), dict):
+            raise TrainingError(f"{path}: {table} must be a table of options")
+    return values

@@ -325,9 +325,9 @@ def test_weights_of_another_network_are_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extra": 1}, "extra: Extra inputs are not permitted"),
+        ({"extra": 1}, "extra = .*: Extra inputs are not permitted"),
         ({"schema_version": 2}, "schema_version"),
-        ({"name": "../evil"}, "name: String should match"),
+        ({"name": "../evil"}, "name = .*: String should match"),
         ({"method": ""}, "method"),
         ({"network": {"kind": "other"}}, "network"),
         ({"network": encoder(layers=[1])}, r"network.*layers"),
@@ -340,7 +340,7 @@ def test_weights_of_another_network_are_refused(
         ({"class_colors": ["#000000", "#ffffff", "red"]}, r"class_colors\.2"),
         ({"mpp": 0}, "mpp"),
         ({"mpp": None}, "mpp"),
-        ({"mpp": "0.5"}, "mpp: Input should be a valid number"),
+        ({"mpp": "0.5"}, "mpp = .*: Input should be a valid number"),
         ({"patch_px": 16}, "patch_px"),
         ({"stain_convention": "macenko-ln"}, "stain_convention"),
         ({"mean": [0.1]}, "mean"),

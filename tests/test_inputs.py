@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.errors import ConfigError, SlideReadError
 from wsi_pipeline.slide.inputs import Share, SlideJob, find_slides, slide_stem
+from wsi_pipeline.slide.open import open_slide
 
 
 def touch(*paths: Path) -> None:
@@ -70,9 +72,29 @@ def test_a_table_gives_mpp_ids_and_regions(tmp_path: Path) -> None:
     assert (second.mpp, second.slide_id, second.roi) == (None, "b", None)
 
 
+def test_each_row_of_a_table_is_a_slide_of_its_own(tmp_path: Path) -> None:
+    table = tmp_path / "slides.csv"
+    touch(tmp_path / "a.svs")
+    table.write_text("path,slide_id,roi\na.svs,left,l.geojson\na.svs,right,r.geojson\n")
+
+    left, right = find_slides([str(table)])
+    again = find_slides([str(tmp_path / "*.svs"), str(table), str(tmp_path)])
+
+    assert left.path == right.path == tmp_path / "a.svs"
+    assert left.roi == tmp_path / "l.geojson"
+    assert right.roi == tmp_path / "r.geojson"
+    assert again == [left, right]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
+        ("path,mpp_um\na.svs,1\n", "line 1: the column 'mpp_um' is not known"),
+        ("path,mpp\n\na.svs,1\n,2\n", "line 4, column path: has no value"),
+        ("path,mpp\na.svs,1e-300\n", "line 2, column mpp: 1e-300 um/px"),
+        ("path,mpp\na.svs,inf\n", "line 2, column mpp: 'inf' is not a finite number"),
+        ("path\na.svs\na.svs\n", "line 3, column path: .* line 2 occur twice"),
+        ("path,mpp\n", "names no slide"),
         ("file,mpp\na.svs,1\n", "has no column path"),
         ("path,mpp\na.svs,fast\n", "'fast' is not a number"),
         ("path,mpp\na.svs,-1\n", "must be above 0"),
@@ -85,6 +107,49 @@ def test_a_malformed_table_is_explained(tmp_path: Path, text: str, named: str) -
 
     with pytest.raises(ConfigError, match=named):
         find_slides([str(table)])
+
+
+def test_what_programs_leave_beside_slides_is_no_slide(tmp_path: Path) -> None:
+    touch(
+        tmp_path / "a.svs",
+        tmp_path / "._a.svs",
+        tmp_path / ".trash" / "b.svs",
+        tmp_path / "__MACOSX" / "c.svs",
+        tmp_path / "results" / "run.json",
+        tmp_path / "results" / "a" / "heatmap.ome.tif",
+        tmp_path / "x.zarr" / "d.tif",
+    )
+
+    assert [job.slide_id for job in find_slides([str(tmp_path)])] == ["a"]
+
+
+def test_downloads_of_one_folder_per_slide_are_told_apart_by_it(tmp_path: Path) -> None:
+    touch(tmp_path / "0c2c" / "slide.svs", tmp_path / "1f4a" / "slide.svs", tmp_path / "b.svs")
+
+    jobs = find_slides([str(tmp_path)])
+
+    assert [job.slide_id for job in jobs] == ["0c2c_slide", "1f4a_slide", "b"]
+
+
+def test_links_to_nothing_are_slides_and_circles_end(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs")
+    (tmp_path / "gone.svs").symlink_to(tmp_path / "nowhere.svs")
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "back").symlink_to(tmp_path)
+
+    jobs = find_slides([str(tmp_path)])
+
+    assert [job.slide_id for job in jobs] == ["a", "gone"]
+    assert find_slides([str(tmp_path / "gone.svs")])[0].slide_id == "gone"
+    with pytest.raises(SlideReadError, match=r"is a link to .*nowhere\.svs, which does not exist"):
+        open_slide(jobs[1].path)
+
+
+def test_a_name_that_is_no_text_makes_an_id_that_is(tmp_path: Path) -> None:
+    for name in (b"a\xff.svs", b"b\nc.svs"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+
+    assert [job.slide_id for job in find_slides([str(tmp_path)])] == ["a%ff", "b%0ac"]
 
 
 def test_a_name_without_slides_is_an_error(tmp_path: Path) -> None:

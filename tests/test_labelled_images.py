@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -16,6 +18,7 @@ from wsi_pipeline.preprocess.labelled_images import (
     TableColumns,
     decode_image,
     find_images,
+    read_image,
 )
 
 SLIDE = TableColumns(group="slide")
@@ -77,6 +80,7 @@ def test_an_empty_label_is_unknown(folder: Path) -> None:
         ("stroma/slide-b_1.png", "stroma/gone.png", "line 5 names stroma/gone.png"),
         (",stroma,slide-a", ",stroma,", "line 3 has no slide"),
         ("gland/slide-a_0.png,", ",", "line 2 names no image"),
+        ("gland/slide-b_0.png", "gland/slide-a_0.png", "line 4 names gland/slide-a_0.png, as .*2"),
     ],
 )
 def test_a_bad_table_is_refused(folder: Path, old: str, new: str, match: str) -> None:
@@ -84,6 +88,21 @@ def test_a_bad_table_is_refused(folder: Path, old: str, new: str, match: str) ->
     table.write_text(table.read_text().replace(old, new))
     with pytest.raises(IngestError, match=match):
         find_images(folder, SLIDE)
+
+
+@pytest.mark.parametrize("word", ["NA", "n/a", "NaN", " ", "null"])
+def test_a_label_that_says_missing_is_unknown(folder: Path, word: str) -> None:
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace(",gland,slide-a", f",{word},slide-a"))
+    assert [image.label for image in find_images(folder)] == [None, "stroma", "gland", "stroma"]
+
+
+def test_a_folder_that_says_missing_is_no_class(folder: Path) -> None:
+    (folder / "labels.csv").unlink()
+    shutil.move(folder / "gland", folder / "NA")
+    labels = {image.name: image.label for image in find_images(folder)}
+    assert labels["NA/slide-a_0.png"] is None
+    assert labels["stroma/slide-b_1.png"] == "stroma"
 
 
 def test_what_holds_no_images_is_refused(tmp_path: Path, folder: Path) -> None:
@@ -115,3 +134,45 @@ def test_decoding(tmp_path: Path) -> None:
     grey = cv2.imencode(".png", rgb[..., 0])[1].tobytes()
     with pytest.raises(IngestError, match="must be 8-bit RGB"):
         decode_image(image, grey)
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that states a size and has next to no pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"0")), chunk(b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be decoded"),
+        (png(60_000, 60_000), "has more than 67108864 pixels"),
+        (png(10_000, 10_000), "has more than 67108864 pixels"),
+        (png(16, 0), "cannot be decoded"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "cannot be decoded"),
+    ],
+    ids=["empty", "60000 px", "10000 px", "no height", "no chunks"],
+)
+def test_an_image_that_is_none_or_a_bomb_is_refused(content: bytes, said: str) -> None:
+    image = LabelledImage("a.png", Path("a.png"), None, "a")
+    with pytest.raises(IngestError, match=said):
+        decode_image(image, content)
+
+
+def test_a_damaged_archive_names_its_member(folder: Path) -> None:
+    archive = Path(shutil.make_archive(str(folder), "zip", folder))
+    content = bytearray(archive.read_bytes())
+    at = content.index(b"\x89PNG") + 40
+    content[at] ^= 255
+    archive.write_bytes(content)
+    damaged, *whole = find_images(archive)
+    with pytest.raises(IngestError, match=r"png cannot be read: .*repair or remove it"):
+        read_image(damaged)
+    assert all(read_image(image) for image in whole)

@@ -257,6 +257,8 @@ def test_labels_are_read_as_people_write_them(tmp_path: Path) -> None:
         ("slide_id,label\na,x\n", "needs slide_id, label and patient"),
         ("slide_id,label,patient\na,x,p\na,y,p\n", "more than once: a"),
         ("slide_id,label,patient\na,,p\n", "labels no slide"),
+        ("slide_id,label,patient\na,NA,p\n", "labels no slide"),
+        ("slide_id,label,patient\na,x,NA\n", "line 2, column patient: has no value"),
         ("slide_id,label,patient\n,x,p\n", "line 2, column slide_id: has no value"),
     ],
 )

@@ -36,6 +36,11 @@ def column_key(name: str) -> str:
     return "_".join(name.strip().casefold().replace("-", " ").replace("_", " ").split())
 
 
+def is_missing(text: str) -> bool:
+    """Whether a program wrote this where it had no value."""
+    return text.strip().casefold() in MISSING
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of a table.
@@ -54,7 +59,7 @@ class Row:
     def text(self, column: str) -> str | None:
         """Return a cell; None where the table has no such column, or no value in it."""
         value = self.cells.get(column_key(column), "")
-        return None if value.casefold() in MISSING else value
+        return None if is_missing(value) else value
 
     def required(self, column: str, advice: str) -> str:
         """Return a cell that must have a value.
@@ -103,17 +108,20 @@ class Table:
         The file, for messages.
     headers : tuple of str
         As they stand in the first line.
+    keys : frozenset of str
+        As they are compared.
     rows : tuple of Row
         Rows with a value in any cell, in order.
     """
 
     name: str
     headers: tuple[str, ...]
+    keys: frozenset[str]
     rows: tuple[Row, ...]
 
     def has(self, column: str) -> bool:
         """Whether there is such a column."""
-        return column_key(column) in map(column_key, self.headers)
+        return column_key(column) in self.keys
 
     def require(self, columns: Sequence[str], advice: str = "") -> None:
         """Refuse a table that lacks columns.
@@ -138,8 +146,7 @@ class Table:
         UnreadableError
             Naming the first.
         """
-        known = set(map(column_key, columns))
-        unknown = [header for header in self.headers if column_key(header) not in known]
+        unknown = sorted(self.keys - {"", *map(column_key, columns)})
         if unknown:
             raise UnreadableError(
                 f"{self.name} line 1: the column {unknown[0]!r} is not known; columns are "
@@ -147,13 +154,15 @@ class Table:
             )
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, other_names: Mapping[str, str] | None = None) -> Table:
     """Read a table.
 
     Parameters
     ----------
     path : Path
         CSV file.
+    other_names : mapping of str to str or None
+        Columns by what they may be called besides.
 
     Returns
     -------
@@ -165,20 +174,20 @@ def read_table(path: Path) -> Table:
     UnreadableError
         If it cannot be read, or a line does not have as many cells as the first.
     """
-    return parse_table(read_bounded(path, MAX_BYTES), str(path))
+    return parse_table(read_bounded(path, MAX_BYTES), str(path), other_names)
 
 
-def parse_table(content: bytes, name: str) -> Table:
+def parse_table(content: bytes, name: str, other_names: Mapping[str, str] | None = None) -> Table:
     """Read a table from the bytes of a file; see :func:`read_table`."""
     text = _decode(content, name)
     lines = list(_lines(text, name))
     if not lines:
         raise UnreadableError(f"{name} is empty; its first line must name the columns")
     (_, headers), *others = lines
-    _check_headers(headers, name)
-    keys = [column_key(header) for header in headers]
+    keys = [(other_names or {}).get(key, key) for key in map(column_key, headers)]
+    _check_headers(headers, keys, name)
     rows = tuple(_row(name, number, cells, keys) for number, cells in others if any(cells))
-    return Table(name=name, headers=tuple(filter(None, headers)), rows=rows)
+    return Table(name=name, headers=tuple(filter(None, headers)), keys=frozenset(keys), rows=rows)
 
 
 def _decode(content: bytes, name: str) -> str:
@@ -217,11 +226,10 @@ def _separator(header: str) -> str:
     return max(_SEPARATORS, key=bare.count)
 
 
-def _check_headers(headers: Sequence[str], name: str) -> None:
-    repeated = [key for key, count in Counter(map(column_key, headers)).items() if count > 1]
-    named = [key for key in repeated if key]
-    if named:
-        raise UnreadableError(f"{name} line 1: the column {named[0]} occurs twice; keep one")
+def _check_headers(headers: Sequence[str], keys: Sequence[str], name: str) -> None:
+    repeated = [key for key, count in Counter(filter(None, keys)).items() if count > 1]
+    if repeated:
+        raise UnreadableError(f"{name} line 1: the column {repeated[0]} occurs twice; keep one")
     for header in headers:
         if _NO_TEXT.search(header):
             raise UnreadableError(f"{name} line 1: the header {header!r} is not text")

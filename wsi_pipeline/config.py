@@ -26,6 +26,7 @@ MIN_MPP, MAX_MPP = 0.01, 1000.0
 """What a resolution of slides can be, um/px: past both ends it is a slip of the unit, and work on
 it would not end."""
 
+
 class ReaderName(StrEnum):
     """Which library opens a slide."""
 
@@ -89,7 +90,9 @@ class Unmapped(StrEnum):
 class StageConfig(BaseModel):
     """Base of the stage configurations: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_enum_values=False, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_enum_values=False, allow_inf_nan=False
+    )
 
 
 class ReadConfig(StageConfig):
@@ -128,9 +131,7 @@ class TissueConfig(StageConfig):
 class TileConfig(StageConfig):
     """Which tiles are cut."""
 
-    mpp: float = Field(
-        0.5, ge=MIN_MPP, le=MAX_MPP, description="Resolution of the patches, um/px."
-    )
+    mpp: float = Field(0.5, ge=MIN_MPP, le=MAX_MPP, description="Resolution of the patches, um/px.")
     patch_size: int = Field(256, ge=8, le=4096, description="Side of a patch, px.")
     stride: int | None = Field(
         None, ge=1, description="Distance between tiles, px at --mpp; the patch size if not given."

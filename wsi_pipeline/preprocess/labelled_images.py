@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_files import UnreadableError, read_bounded
-from wsi_files.tables import MAX_BYTES, parse_table
+from wsi_files.tables import MAX_BYTES, is_missing, parse_table
 from wsi_pipeline.errors import ConfigError, IngestError
 from wsi_pipeline.tiles.classes import find_group
 
@@ -182,13 +182,15 @@ def _require_small(image: LabelledImage, content: bytes) -> None:
     """Refuse, by its header alone, an image that would take gigabytes once decoded."""
     try:
         with Image.open(io.BytesIO(content)) as header:
-            width, height = header.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            pixels = header.width * header.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        pixels = MAX_IMAGE_PIXELS + 1
+    except (OSError, ValueError, SyntaxError) as error:
         raise _undecodable(image) from error
-    if width * height > MAX_IMAGE_PIXELS:
+    if pixels > MAX_IMAGE_PIXELS:
         raise IngestError(
-            f"{image.name} has {width} x {height} px, more than the {MAX_IMAGE_PIXELS} of the "
-            f"largest patch; a slide is made a store with 'wsi-pipeline preprocess'"
+            f"{image.name} has more than {MAX_IMAGE_PIXELS} pixels, too many for a patch; a slide "
+            f"is made a store with 'wsi-pipeline preprocess'"
         )
 
 
@@ -254,7 +256,8 @@ def _walk_classes(root: Traversable) -> Iterator[LabelledImage]:
     for folder in sorted(root.iterdir(), key=lambda entry: entry.name):
         if folder.is_dir() and not folder.name.startswith((".", "__MACOSX")):
             for name, file in _walk(folder, folder.name):
-                yield LabelledImage(name, file, folder.name, name)
+                label = None if is_missing(folder.name) else folder.name
+                yield LabelledImage(name, file, label, name)
 
 
 def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:

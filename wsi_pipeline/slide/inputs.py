@@ -35,6 +35,9 @@ TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
 COLUMNS = ("path", "mpp", "slide_id", "roi", "labels", "group")
 """Of a slide table; ``path`` must be there."""
 
+OTHER_NAMES = {"slide_mpp": "mpp", "patient": "group", "case_id": "group"}
+"""What people call these columns after an option, or in tables of labels."""
+
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
@@ -214,7 +217,7 @@ def _holds_dicom(folder: Path) -> bool:
 
 def _read_table(path: Path) -> list[SlideJob]:
     try:
-        table = read_table(path)
+        table = read_table(path, OTHER_NAMES)
         table.require(["path"], f"columns are {', '.join(COLUMNS)}")
         table.require_no_others(COLUMNS)
         jobs = [(row, _read_row(path.parent, row)) for row in table.rows]

@@ -40,8 +40,7 @@ def open_reader(path: Path, choice: ReaderName = ReaderName.AUTO) -> Reader:
     UnsupportedSlideError
         If no reader opens it; says why, for each reader.
     """
-    if not path.exists():
-        raise SlideReadError(f"{path} does not exist; check the name", path=path)
+    _require_file(path)
     refusals: list[str] = []
     for name in _ORDER if choice is ReaderName.AUTO else (choice,):
         try:
@@ -58,6 +57,18 @@ def open_reader(path: Path, choice: ReaderName = ReaderName.AUTO) -> Reader:
         f"or convert the slide to a tiled pyramidal TIFF",
         path=path,
     )
+
+
+def _require_file(path: Path) -> None:
+    if path.exists():
+        return
+    if path.is_symlink():
+        raise SlideReadError(
+            f"{path} is a link to {path.readlink()}, which does not exist; mend the link, or mount "
+            f"what it leads to",
+            path=path,
+        )
+    raise SlideReadError(f"{path} does not exist; check the name", path=path)
 
 
 def _open_with(name: ReaderName, path: Path) -> Reader:

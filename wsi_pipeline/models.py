@@ -10,7 +10,10 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.types import ModelSpec
 
 if TYPE_CHECKING:
-    from wsi_models.bundle import BundleConfig
+    from collections.abc import Callable
+
+    from torch import nn
+    from wsi_models.bundle import Bundle, BundleConfig
 
     from wsi_pipeline.predict.trained import TrainedModel
 
@@ -33,7 +36,7 @@ def load_model(name: str) -> TrainedModel:
     ConfigError
         If there is no such bundle, or it cannot be loaded.
     """
-    return _load(name, encoder=False)
+    return _trained(name, lambda bundle: bundle.classifier())
 
 
 def load_encoder(name: str) -> TrainedModel:
@@ -44,10 +47,26 @@ def load_encoder(name: str) -> TrainedModel:
     TrainedModel
         Its module maps patches to (B, F) features.
     """
-    return _load(name, encoder=True)
+    return _trained(name, lambda bundle: bundle.extractor())
 
 
-def _load(name: str, *, encoder: bool) -> TrainedModel:
+def load_explainer(name: str) -> TrainedModel:
+    """Load what tells the parts of the stains in a model's logits; see :func:`load_model`.
+
+    Returns
+    -------
+    TrainedModel
+        Its module maps patches to (B, 2 K) parts, and its ``maps`` to (B, 2, K, h, w).
+
+    Raises
+    ------
+    ConfigError
+        Also if the model does not see two stains.
+    """
+    return _trained(name, lambda bundle: bundle.explainer())
+
+
+def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedModel:
     from wsi_models.bundle import BundleError, available_bundles, bundle_path, load_bundle
 
     from wsi_pipeline.predict.trained import TrainedModel
@@ -59,10 +78,11 @@ def _load(name: str, *, encoder: bool) -> TrainedModel:
         )
     try:
         bundle = load_bundle(Path(name) if Path(name).is_dir() else bundle_path(name))
+        module = module_of(bundle)
     except BundleError as error:
         raise ConfigError(str(error)) from error
     return TrainedModel(
-        module=bundle.extractor() if encoder else bundle.classifier(),
+        module=module,
         spec=model_spec(bundle.config),
         fingerprint=bundle.fingerprint,
         trained_on=bundle.config.training.data,

@@ -26,7 +26,9 @@ from wsi_models.model_folder import (
     require_weights,
     write_model_folder,
 )
+from wsi_models.networks.class_m import ClassMNetwork
 from wsi_models.networks.description import NetworkConfig, PatchInput, network_shapes, patch_input
+from wsi_models.networks.explaining import StainExplainer
 from wsi_models.parts.patch_network import Classifier, FeatureExtractor, PatchNetwork
 
 __all__ = [
@@ -144,6 +146,21 @@ class Bundle:
     def extractor(self) -> nn.Module:
         """Return a module in evaluation mode that maps patches to (B, F) features."""
         return FeatureExtractor(self.network).eval()
+
+    def explainer(self) -> StainExplainer:
+        """Return a module in evaluation mode that tells the parts of the stains in the logits.
+
+        Raises
+        ------
+        BundleError
+            If the network does not see two stains.
+        """
+        if not isinstance(self.network, ClassMNetwork):
+            raise BundleError(
+                f"model {self.config.name} sees the colours of a patch, so there are no parts of "
+                "two stains in what it says; give a model trained by CLASS-M"
+            )
+        return StainExplainer(self.network).eval()
 
 
 def schema_text() -> str:

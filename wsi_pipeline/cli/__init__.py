@@ -11,6 +11,7 @@ import click
 from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
 from wsi_pipeline.cli.evaluate import evaluate
+from wsi_pipeline.cli.explain import explain
 from wsi_pipeline.cli.features import features
 from wsi_pipeline.cli.heatmap import heatmap
 from wsi_pipeline.cli.info import info
@@ -46,6 +47,7 @@ for _command in (
     preprocess,
     predict,
     heatmap,
+    explain,
     run,
     report,
     ingest,

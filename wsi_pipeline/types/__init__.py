@@ -5,6 +5,7 @@ Places on a slide are ``(x, y)`` in level-0 pixels and their names end in ``_xy`
 or writes files.
 """
 
+from wsi_pipeline.types.explanations import StainExplanations
 from wsi_pipeline.types.predictions import Heatmap, ModelSpec, PatchInput, Predictions
 from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
 from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
@@ -24,6 +25,7 @@ __all__ = [
     "SlideInfo",
     "SlideRecords",
     "StainEstimate",
+    "StainExplanations",
     "StainMatrix",
     "StainVerdict",
     "TileGrid",

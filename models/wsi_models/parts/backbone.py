@@ -196,9 +196,12 @@ class _EfficientNetLite0(nn.Module):
             weights["_conv_stem.weight"] = weights["_conv_stem.weight"].sum(dim=1, keepdim=True)
         self.network.load_state_dict(weights)
 
-    def forward(self, patches: Tensor) -> Tensor:
+    def maps(self, patches: Tensor) -> Tensor:
         maps: Tensor = self.network.extract_features(patches)  # type: ignore[operator]
-        return maps.mean(dim=(2, 3))
+        return maps
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.maps(patches).mean(dim=(2, 3))
 
 
 class _VisionTransformer(nn.Module):
@@ -213,6 +216,7 @@ class _VisionTransformer(nn.Module):
             )
         from monai.networks.nets.vit import ViT
 
+        self._token_px = config.token_px
         network = ViT(
             in_channels=channels,
             img_size=(patch_px, patch_px),
@@ -229,6 +233,14 @@ class _VisionTransformer(nn.Module):
             block.norm_cross_attn = nn.Identity()
         self.network = cast("nn.Module", network)
 
+    def maps(self, patches: Tensor) -> Tensor:
+        rows, cols = (side // self._token_px for side in patches.shape[2:])
+        tokens = self._tokens(patches).movedim(1, -1)
+        return tokens.reshape(*tokens.shape[:2], rows, cols)
+
     def forward(self, patches: Tensor) -> Tensor:
+        return self._tokens(patches).mean(dim=1)
+
+    def _tokens(self, patches: Tensor) -> Tensor:
         tokens: Tensor = self.network(patches)[0]
-        return tokens.mean(dim=1)
+        return tokens

@@ -236,3 +236,26 @@ def test_the_example_recipes_are_valid(name: str) -> None:
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot be read"):
         load_recipe(tmp_path / "none.toml")
+
+
+def test_another_recipe_does_not_go_on_with_a_run(work: Path) -> None:
+    shutil.copytree(work / "run", work / "other")
+    recipe = (work / "recipe.toml").read_text()
+    (work / "other.toml").write_text(recipe.replace("lr = 1e-3", "lr = 2e-3"))
+    before = (work / "other" / "recipe.json").read_bytes()
+    data = ("--data", work / "tiles.zarr", "--out", work / "other", "--resume")
+    message = fail("train", work / "other.toml", *data, "--epochs", 3)
+    assert "method.optimisation.lr (0.001 there, 0.002 here)" in message
+    assert "epochs (" not in message
+    assert (work / "other" / "recipe.json").read_bytes() == before
+
+
+def test_a_schedule_that_follows_the_epochs_is_not_stretched_half_way(work: Path) -> None:
+    recipe = (work / "recipe.toml").read_text()
+    (work / "cosine.toml").write_text(recipe + 'schedule = "cosine"\n')
+    data = ("--data", work / "tiles.zarr", "--out", work / "cosine")
+    invoke("train", work / "cosine.toml", *data, "--epochs", 1)
+    saved = json.loads((work / "cosine" / "recipe.json").read_text())
+    assert saved["method"]["optimisation"]["cosine_epochs"] == 1
+    message = fail("train", work / "cosine.toml", *data, "--resume", "--epochs", 2)
+    assert "cosine_epochs (1 there, 2 here)" in message

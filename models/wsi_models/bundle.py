@@ -27,7 +27,7 @@ from wsi_models.model_folder import (
     write_model_folder,
 )
 from wsi_models.networks.class_m import ClassMNetwork
-from wsi_models.networks.description import NetworkConfig, PatchInput, network_shapes, patch_input
+from wsi_models.networks.description import NetworkConfig, PatchInput, network_shapes
 from wsi_models.networks.explaining import StainExplainer
 from wsi_models.parts.patch_network import Classifier, FeatureExtractor, PatchNetwork
 
@@ -114,7 +114,7 @@ class BundleConfig(_Part):
     @property
     def input(self) -> PatchInput:
         """What the network sees of a patch."""
-        return patch_input(self.network)
+        return self.network.input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

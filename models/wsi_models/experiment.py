@@ -23,19 +23,18 @@ from wsi_models.atomic import replace_atomically
 from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
 from wsi_models.judging import class_logits, nearest_logits
-from wsi_models.methods import ClassMConfig, Method, build_method
-from wsi_models.methods.clusiam import SiameseConfig
+from wsi_models.methods import Method, build_method
 from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.parts.imagenet import WeightsError
 from wsi_models.publish import publish_bundle
-from wsi_models.recipe import RECIPE_FILE, Recipe
+from wsi_models.recipe import RECIPE_FILE, Recipe, differing_keys, read_saved_recipe
 from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_logits
 from wsi_models.splits import Split, load_split, split_by_group
 from wsi_models.train import Progress, Task, check, train
-from wsi_models.views import Normalisation, measure_normalisation
 
 if TYPE_CHECKING:
     from wsi_models.predictor import Predictor
+    from wsi_models.views import Normalisation
 
 SPLIT_FILE = "split.json"
 BUNDLE_FOLDER = "bundle"
@@ -159,6 +158,8 @@ def run_experiment(
         If recipe, data and an earlier run do not fit together.
     """
     recipe, start = recipe.settled(), start or Start()
+    if start.resume:
+        _require_same_recipe(recipe, out)
     split = _settle_split(recipe, source, out, start)
     method, normalisation = _build(recipe, source, split)
     task = Task(method=method, source=source, split=split, config=recipe.train, out=out)
@@ -286,6 +287,19 @@ def _judge(logits: Tensor, source: PatchSource, indices: Indices) -> Evaluation:
     return evaluate_logits(logits, label, group.tolist(), source.classes)
 
 
+def _require_same_recipe(recipe: Recipe, out: Path) -> None:
+    """Refuse to go on with a run by another recipe than it was begun with."""
+    if not (out / RECIPE_FILE).exists():
+        return
+    changed = differing_keys(recipe, read_saved_recipe(out / RECIPE_FILE).settled())
+    if changed:
+        raise TrainingError(
+            f"{out} was begun with another recipe: {', '.join(changed)}; go on with the recipe of "
+            "the run (only its epochs and patience may change, where no schedule follows them), "
+            "or train anew in another folder"
+        )
+
+
 def _settle_split(recipe: Recipe, source: PatchSource, out: Path, start: Start) -> Split:
     """Take the split of the run that goes on, the one given, or draw one."""
     saved = out / SPLIT_FILE
@@ -301,18 +315,14 @@ def _build(
 ) -> tuple[Method, Normalisation | None]:
     """Build the method with its starting weights, which the seed of the recipe decides."""
     config = recipe.method
-    views = config.views
-    if not source.classes and not isinstance(config, SiameseConfig):
+    if not source.classes and config.needs_labels:
         raise TrainingError(
             f"no store has a label, which {config.method} needs; annotate slides and preprocess "
             "them with --labels, ingest labelled images, or train clusiam or clubyol"
         )
     try:
-        views.require_room(source.patch_px)
-        normalisation = None
-        if isinstance(config, ClassMConfig):
-            batches = fetch_ahead(source, _sample(split, recipe.train.seed))
-            normalisation = measure_normalisation(batches, config.views)
+        config.views.require_room(source.patch_px)
+        normalisation = config.measure(fetch_ahead(source, _sample(split, recipe.train.seed)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.train.seed)
             return build_method(config, len(source.classes), normalisation), normalisation

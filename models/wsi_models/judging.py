@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
-    from wsi_models.methods.base import JudgedBy
+    from wsi_models.networks.description import JudgedBy
     from wsi_models.sources import Indices, PatchSource
 
 

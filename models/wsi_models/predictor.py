@@ -14,7 +14,6 @@ from wsi_models.bundle import CONFIG_FILE, Bundle, BundleConfig, BundleError, lo
 from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.methods import Batch, Method, build_method
-from wsi_models.networks.description import RgbClusterConfig
 from wsi_models.parts.backbone import untrained
 from wsi_models.recipe import RECIPE_FILE, Recipe, read_saved_recipe
 from wsi_models.train import BEST_FILE
@@ -29,7 +28,7 @@ from wsi_models.views import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsi_models.methods.base import JudgedBy
+    from wsi_models.networks.description import JudgedBy
 
 
 class Predictor(nn.Module):
@@ -116,8 +115,7 @@ class _BundleModel(nn.Module):
         config = bundle.config
         self.network = bundle.network
         self.views = _views(config)
-        clusters = isinstance(config.network, RgbClusterConfig)
-        self.judged_by: JudgedBy = "neighbours" if clusters else "logits"
+        self.judged_by: JudgedBy = config.network.judged_by
 
     def predict(self, batch: Batch) -> Tensor:
         with torch.no_grad():

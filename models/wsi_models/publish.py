@@ -8,16 +8,12 @@ from __future__ import annotations
 import colorsys
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_models.bundle import BundleConfig, TrainingFacts, save_bundle
-from wsi_models.errors import TrainingError
-from wsi_models.methods import ClassMConfig
-from wsi_models.methods.clusiam import SiameseConfig
 from wsi_models.networks.description import without_weights
-from wsi_models.views import StainViewConfig
 
 if TYPE_CHECKING:
     from wsi_models.methods import Method
@@ -68,15 +64,15 @@ def publish_bundle(
     Path or None
         The folder; None where the model cannot be a bundle, with the reason in the log.
     """
-    if not _is_servable(recipe):
+    if not recipe.method.is_servable:
         logger.warning(
             "%s: no bundle, since slides are not stored with the channels or the stain matrix of "
             "this ablation; 'wsi-pipeline evaluate' takes the run folder instead",
             recipe.name,
         )
         return None
-    source, views = task.source, recipe.method.views
-    mean, std = _statistics(recipe, normalisation)
+    source = task.source
+    mean, std = recipe.method.statistics(normalisation)
     names = task.method.output_names(source.classes)
     colors = _colors(recipe, task.method)
     config = BundleConfig(
@@ -86,12 +82,12 @@ def publish_bundle(
         class_names=names,
         class_colors=colors,
         mpp=source.mpp,
-        patch_px=views.patch_px,
+        patch_px=recipe.method.views.patch_px,
         stain_convention="macenko-log10-he-v1",
         mean=mean,
         std=std,
         training=TrainingFacts(
-            loss=_describe_loss(recipe),
+            loss=recipe.method.describe_loss(),
             data=_describe_data(task),
             seed=recipe.train.seed,
             metrics=_metrics(progress, evaluation),
@@ -186,29 +182,6 @@ def _colors(recipe: Recipe, method: Method) -> tuple[str, ...]:
     return tuple(chosen[output] for output in range(method.classes))
 
 
-def _is_servable(recipe: Recipe) -> bool:
-    """Whether patch stores of slides hold what the network sees."""
-    if not isinstance(recipe.method, ClassMConfig):
-        return True
-    views = recipe.method.views
-    return views.channels == "he" and views.stain_matrix == "slide"
-
-
-class _Statistics(NamedTuple):
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def _statistics(recipe: Recipe, normalisation: Normalisation | None) -> _Statistics:
-    """Return the normalisation of the input, measured for stains and configured for RGB."""
-    if normalisation is not None:
-        return _Statistics(normalisation.mean, normalisation.std)
-    views = recipe.method.views
-    if isinstance(views, StainViewConfig):
-        raise TrainingError(f"{recipe.name} has no normalisation; train it again")
-    return _Statistics(views.mean, views.std)
-
-
 def _describe_outputs(task: Task) -> str:
     if task.method.judged_by == "logits":
         return f"Classes: {', '.join(task.source.classes)}."
@@ -226,23 +199,6 @@ def _describe_judging(task: Task) -> str:
         f", told apart ({classes}) by the class of the labelled training patch with the nearest "
         "features, by cosine; confidences are not calibrated"
     )
-
-
-def _describe_loss(recipe: Recipe) -> str:
-    method = recipe.method
-    if isinstance(method, SiameseConfig):
-        return (
-            f"{1 - method.alpha:g} times the distance of two views and {method.alpha:g} times the "
-            "mean cosine of cluster centroids"
-        )
-    if not isinstance(method, ClassMConfig):
-        return f"that of the method {method.method}"
-    parts = ["cross-entropy"]
-    if method.mixup:
-        parts += ["MixUp", "consistency with sharpened pseudo-labels"]
-    if method.contrastive:
-        parts.append("triplet contrast of the stains")
-    return "CLASS-M: " + ", ".join(parts) if method.mixup else "CLASS: " + ", ".join(parts)
 
 
 def _describe_data(task: Task) -> str:

@@ -6,20 +6,31 @@ Says what is done; :mod:`wsi_models.experiment` does it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsi_files import UnreadableError
 from wsi_files.settings import explain_invalid, read_toml
 from wsi_models.errors import TrainingError
-from wsi_models.methods import MethodConfig
+from wsi_models.methods import MethodChoices, method_configs
 from wsi_models.splits import SplitConfig
 from wsi_models.train import TrainConfig
 
 RECIPE_FILE = "recipe.json"
 """Name of the recipe in the folder of a run."""
+
+if TYPE_CHECKING:
+    AnyMethod = MethodChoices
+else:
+    # built when recipes are first needed, so that packages that bring a method can import ours
+    AnyMethod = Annotated[reduce(or_, method_configs().values()), Field(discriminator="method")]
+
+LENGTH_KEYS = frozenset({"train.epochs", "train.patience"})
+"""What a run that goes on may change."""
 
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 
@@ -51,11 +62,27 @@ class Recipe(_Part):
     classes: ClassesConfig = ClassesConfig()
     split: SplitConfig = SplitConfig()
     train: TrainConfig = TrainConfig()
-    method: MethodConfig
+    method: AnyMethod
 
     def settled(self) -> Recipe:
         """Return the recipe with every length that it left open, from the epochs of training."""
         return self.model_copy(update={"method": self.method.settled(self.train.epochs)})
+
+
+def differing_keys(given: Recipe, saved: Recipe) -> list[str]:
+    """Name what two recipes differ in, but for how long is trained: ``key there, here``.
+
+    Parameters
+    ----------
+    given, saved : Recipe
+        The recipe asked for, and that of a run.
+    """
+    here, there = _flat(given.model_dump(mode="json")), _flat(saved.model_dump(mode="json"))
+    return [
+        f"{key} ({there.get(key)!r} there, {here.get(key)!r} here)"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key) and key not in LENGTH_KEYS
+    ]
 
 
 def load_recipe(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
@@ -111,3 +138,14 @@ def _parse(values: dict[str, Any], path: Path) -> Recipe:
         raise TrainingError(
             f"{path}: {explain_invalid(error, 'recipe')}. The files in examples/ show every key"
         ) from error
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Name every value of nested tables by the path to it."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{above}{key}.")
+        else:
+            flat[f"{above}{key}"] = value
+    return flat

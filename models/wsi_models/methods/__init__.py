@@ -5,13 +5,16 @@ What a method is, is in :mod:`wsi_models.methods.base`; the loop that calls it l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from pydantic import Field
 
+from wsi_models.errors import TrainingError
 from wsi_models.methods.base import UNKNOWN, Batch, Losses, Method
 from wsi_models.methods.class_m_method import ClassM, ClassMConfig
 from wsi_models.methods.clusiam import CluByol, CluByolConfig, CluSiam, CluSiamConfig
+from wsi_models.methods.declared import MethodChoices
 from wsi_models.methods.fixmatch import FixMatch, FixMatchConfig
 from wsi_models.methods.mixmatch import MixMatch, MixMatchConfig
 from wsi_models.methods.s5cl import S5CL, S5CLConfig
@@ -32,7 +35,12 @@ MethodConfig = Annotated[
     | CluByolConfig,
     Field(discriminator="method"),
 ]
-"""Which method, and all that it can be told."""
+"""Which method of ours, and all that it can be told."""
+
+OWN: tuple[type[MethodChoices], ...] = get_args(get_args(MethodConfig)[0])
+
+ENTRY_POINTS = "wsi_models.methods"
+"""Group of the entry points by which packages announce methods: each names a configuration."""
 
 __all__ = [
     "S5CL",
@@ -48,6 +56,7 @@ __all__ = [
     "FixMatchConfig",
     "Losses",
     "Method",
+    "MethodChoices",
     "MethodConfig",
     "MixMatch",
     "MixMatchConfig",
@@ -57,17 +66,44 @@ __all__ = [
     "Tear",
     "TearConfig",
     "build_method",
+    "method_configs",
 ]
 
 
+def method_configs() -> dict[str, type[MethodChoices]]:
+    """Find the configurations of all methods by name: ours, and those of installed packages.
+
+    Raises
+    ------
+    TrainingError
+        If two have one name, or one cannot be loaded.
+    """
+    found: dict[str, type[MethodChoices]] = {
+        config.model_fields["method"].default: config for config in OWN
+    }
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in found:
+            raise TrainingError(
+                f"two packages offer a method {entry.name!r}, one of them as {entry.value}; "
+                "uninstall it, or rename it"
+            )
+        try:
+            found[entry.name] = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise TrainingError(
+                f"the method {entry.name!r} cannot be loaded from {entry.value}: {error}"
+            ) from error
+    return found
+
+
 def build_method(
-    config: MethodConfig, classes: int, normalisation: Normalisation | None = None
+    config: MethodChoices, classes: int, normalisation: Normalisation | None = None
 ) -> Method:
     """Build a method with its starting weights.
 
     Parameters
     ----------
-    config : MethodConfig
+    config : MethodChoices
         The choices.
     classes : int
         Number C of classes; methods without labels have a number of clusters instead.
@@ -87,25 +123,4 @@ def build_method(
     WeightsError
         If pretrained weights cannot be had.
     """
-    match config:
-        case ClassMConfig():
-            if normalisation is None:
-                raise ValueError(
-                    "class-m needs the normalisation of its training set; "
-                    "measure it with measure_normalisation(batches, config.views)"
-                )
-            return ClassM(config, classes, normalisation)
-        case SupervisedConfig():
-            return Supervised(config, classes)
-        case FixMatchConfig():
-            return FixMatch(config, classes)
-        case MixMatchConfig():
-            return MixMatch(config, classes)
-        case S5CLConfig():
-            return S5CL(config, classes)
-        case TearConfig():
-            return Tear(config, classes)
-        case CluSiamConfig():
-            return CluSiam(config)
-        case CluByolConfig():
-            return CluByol(config)
+    return config.build(classes, normalisation)

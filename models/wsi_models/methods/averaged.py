@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from wsi_models.losses.classification import full_precision
 from wsi_models.methods.base import Batch, Method
+from wsi_models.methods.declared import MethodChoices
 from wsi_models.methods.optimisation import (
     OptimisationConfig,
     Schedule,
     build_optimizer,
     build_scheduler,
 )
-from wsi_models.parts.choices import Choices
 from wsi_models.parts.ema import BufferPolicy, Ema, decay_weights
 from wsi_models.parts.patch_network import PatchNetwork
 
@@ -33,7 +33,7 @@ LABELLED_SIZE = 33
 Network = TypeVar("Network", bound=PatchNetwork)
 
 
-class AveragedConfig(Choices):
+class AveragedConfig(MethodChoices):
     """What every method here can be told; the defaults are those of CLASS-M."""
 
     optimisation: OptimisationConfig = Field(

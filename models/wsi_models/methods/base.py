@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from wsi_models.methods.optimisation import Schedule
+    from wsi_models.networks.description import JudgedBy
     from wsi_models.parts.patch_network import PatchNetwork
-
-JudgedBy = Literal["logits", "neighbours"]
-"""What tells how good a network is: its own outputs, or its features' nearest neighbours."""
 
 UNKNOWN = -1
 """The label of a patch whose class is not known."""

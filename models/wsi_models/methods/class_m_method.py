@@ -6,7 +6,8 @@ One step as published, with batch sizes that follow the number of classes; the n
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -29,7 +30,10 @@ from wsi_models.networks.class_m import ClassMNetwork
 from wsi_models.networks.description import StainPairConfig, build_network
 from wsi_models.parts import draws
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
-from wsi_models.views import Normalisation, StainViewConfig, StainViews
+from wsi_models.views import Normalisation, StainViewConfig, StainViews, measure_normalisation
+
+if TYPE_CHECKING:
+    from wsi_models.views.inputs import Patches
 
 MIXED_CONTRASTIVE_WEIGHT = 0.001
 PLAIN_CONTRASTIVE_WEIGHT = 0.01
@@ -74,6 +78,33 @@ class ClassMConfig(AveragedConfig):
     def network(self) -> StainPairConfig:
         """Describe the network that is trained."""
         return StainPairConfig(encoder=self.encoder)
+
+    def build(self, classes: int, normalisation: Normalisation | None) -> ClassM:
+        """Build CLASS-M."""
+        if normalisation is None:
+            raise ValueError(
+                "class-m needs the normalisation of its training set; "
+                "measure it with measure_normalisation(batches, config.views)"
+            )
+        return ClassM(self, classes, normalisation)
+
+    def measure(self, patches: Iterable[Patches]) -> Normalisation:
+        """Measure the mean and deviation of both channels."""
+        return measure_normalisation(patches, self.views)
+
+    @property
+    def is_servable(self) -> bool:
+        """Whether the input is the slide's own stains, which alone are stored."""
+        return self.views.channels == "he" and self.views.stain_matrix == "slide"
+
+    def describe_loss(self) -> str:
+        """Name the parts of the loss."""
+        parts = ["cross-entropy"]
+        if self.mixup:
+            parts += ["MixUp", "consistency with sharpened pseudo-labels"]
+        if self.contrastive:
+            parts.append("triplet contrast of the stains")
+        return ("CLASS-M: " if self.mixup else "CLASS: ") + ", ".join(parts)
 
 
 class ClassM(AveragedMethod[ClassMNetwork]):

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from wsi_models.losses.siamese import centroid_cosine, negative_cosine, straight_through
 from wsi_models.methods.averaged import floats, require_sizes
-from wsi_models.methods.base import Batch, JudgedBy, Losses, Method
+from wsi_models.methods.base import Batch, Losses, Method
+from wsi_models.methods.declared import MethodChoices
 from wsi_models.methods.optimisation import (
     CosineSgdConfig,
     Schedule,
@@ -26,10 +27,9 @@ from wsi_models.methods.optimisation import (
     build_half_cosine,
 )
 from wsi_models.networks.cluster_network import hidden_layer
-from wsi_models.networks.description import RgbClusterConfig, build_network
+from wsi_models.networks.description import JudgedBy, RgbClusterConfig, build_network
 from wsi_models.parts import draws
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config, untrained
-from wsi_models.parts.choices import Choices
 from wsi_models.parts.collapse import clusters_in_use, embedding_spread
 from wsi_models.parts.ema import Ema
 from wsi_models.parts.encoder import silence_residuals
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from wsi_models.parts.patch_network import PatchNetwork
+    from wsi_models.views import Normalisation
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,10 @@ LEAST_CLUSTERS = 1.5
 """Mean number of clusters in use below which an epoch is warned of."""
 
 
-class SiameseConfig(Choices):
+class SiameseConfig(MethodChoices):
     """What CluSiam and CluBYOL can both be told."""
+
+    needs_labels: ClassVar[bool] = False
 
     encoder: EncoderConfig = Field(
         ResNet18Config(weights=None), description="The encoder of RGB patches."
@@ -81,6 +84,13 @@ class SiameseConfig(Choices):
             encoder=self.encoder, projected=self.projected, hidden=self.cluster_hidden
         )
 
+    def describe_loss(self) -> str:
+        """Name both parts of the loss and their weights."""
+        return (
+            f"{1 - self.alpha:g} times the distance of two views and {self.alpha:g} times the "
+            "mean cosine of cluster centroids"
+        )
+
 
 class CluSiamConfig(SiameseConfig):
     """CluSiam; with ``alpha = 0``, SimSiam."""
@@ -96,6 +106,10 @@ class CluSiamConfig(SiameseConfig):
         True, description="Leave the predictor out of the schedule of the learning rate."
     )
 
+    def build(self, classes: int, normalisation: Normalisation | None) -> CluSiam:
+        """Build the method, which has clusters instead of classes."""
+        return CluSiam(self)
+
 
 class CluByolConfig(SiameseConfig):
     """CluBYOL; with ``alpha = 0``, BYOL."""
@@ -110,6 +124,10 @@ class CluByolConfig(SiameseConfig):
     target_decay: float = Field(
         0.99, ge=0, lt=1, description="Share of the target network that a step keeps."
     )
+
+    def build(self, classes: int, normalisation: Normalisation | None) -> CluByol:
+        """Build the method, which has clusters instead of classes."""
+        return CluByol(self)
 
 
 class SiameseMethod(Method):

@@ -5,7 +5,7 @@ Pseudo-labels of weak views, where certain enough, are what strong views are to 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,9 @@ from wsi_models.methods.base import UNKNOWN, Batch, Losses
 from wsi_models.methods.optimisation import OptimisationConfig
 from wsi_models.methods.rgb import RgbConfig, RgbMethod
 from wsi_models.parts.ema import BufferPolicy
+
+if TYPE_CHECKING:
+    from wsi_models.views import Normalisation
 
 LABELLED_SIZE = 64
 """Labelled patches of a step, published."""
@@ -87,6 +90,10 @@ class FixMatchConfig(ThresholdConfig):
     """FixMatch; optimizer, average and threshold are the usual ones of the method."""
 
     method: Literal["fixmatch"] = Field("fixmatch", description="Which method.")
+
+    def build(self, classes: int, normalisation: Normalisation | None) -> FixMatch:
+        """Build the method."""
+        return FixMatch(self, classes)
 
 
 class FixMatch(RgbMethod):

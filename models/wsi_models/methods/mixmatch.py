@@ -17,6 +17,8 @@ from wsi_models.methods.rgb import RgbConfig, RgbMethod
 if TYPE_CHECKING:
     import torch
 
+    from wsi_models.views import Normalisation
+
 
 class MixMatchConfig(RgbConfig):
     """MixMatch with the settings of CLASS-M, so that the two differ in what CLASS-M adds.
@@ -30,6 +32,10 @@ class MixMatchConfig(RgbConfig):
         None, ge=1, description="Unlabelled patches of a step; by default what remains of 64."
     )
     mixing: MixingConfig = Field(MixingConfig(), description="Pseudo-labels and mixing.")
+
+    def build(self, classes: int, normalisation: Normalisation | None) -> MixMatch:
+        """Build the method."""
+        return MixMatch(self, classes)
 
 
 class MixMatch(RgbMethod):

@@ -5,7 +5,7 @@ Supervised, self-supervised and semi-supervised contrast on one embedding, and c
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -29,6 +29,9 @@ from wsi_models.networks.rgb_network import EmbeddingNetwork
 from wsi_models.parts.backbone import EncoderConfig, ResNet18Config
 from wsi_models.parts.ema import BufferPolicy
 from wsi_models.views import TwinViewConfig, TwinViews
+
+if TYPE_CHECKING:
+    from wsi_models.views import Normalisation
 
 PER_CLASS = 4
 """Labelled patches of a class in a step, published."""
@@ -103,6 +106,10 @@ class S5CLConfig(AveragedConfig):
     def network(self) -> RgbEmbeddingConfig:
         """Describe the network that is trained."""
         return RgbEmbeddingConfig(encoder=self.encoder, embedding=self.embedding)
+
+    def build(self, classes: int, normalisation: Normalisation | None) -> S5CL:
+        """Build the method."""
+        return S5CL(self, classes)
 
 
 class S5CL(AveragedMethod[EmbeddingNetwork]):

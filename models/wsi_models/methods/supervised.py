@@ -17,11 +17,17 @@ from wsi_models.methods.rgb import RgbConfig, RgbMethod
 if TYPE_CHECKING:
     import torch
 
+    from wsi_models.views import Normalisation
+
 
 class SupervisedConfig(RgbConfig):
     """Supervised learning; by default all of a step's 64 patches are labelled."""
 
     method: Literal["supervised"] = Field("supervised", description="Which method.")
+
+    def build(self, classes: int, normalisation: Normalisation | None) -> Supervised:
+        """Build the method."""
+        return Supervised(self, classes)
 
 
 class Supervised(RgbMethod):

@@ -6,7 +6,7 @@ whose features are held together with that average's.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -23,6 +23,9 @@ from wsi_models.methods.rgb import RgbMethod
 from wsi_models.parts.alignment import DistributionAlignment
 from wsi_models.parts.clustering import cluster_directions
 from wsi_models.parts.relaxation import RelaxationConfig, disagreement, label_weight, relax
+
+if TYPE_CHECKING:
+    from wsi_models.views import Normalisation
 
 TEAR_OPTIMISATION = OptimisationConfig(
     name="sgd", lr=1e-3, weight_decay=5e-4, schedule="cosine", clip=1.0
@@ -50,6 +53,10 @@ class TearConfig(ThresholdConfig):
     optimisation: OptimisationConfig = Field(
         TEAR_OPTIMISATION, description="The optimizer and its schedule."
     )
+
+    def build(self, classes: int, normalisation: Normalisation | None) -> Tear:
+        """Build the method."""
+        return Tear(self, classes)
 
 
 class _Previous(NamedTuple):

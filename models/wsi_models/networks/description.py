@@ -5,7 +5,7 @@ A method builds what it trains from the same description, so that both always ag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, overload
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, overload
 
 import torch
 from pydantic import Field
@@ -22,22 +22,42 @@ if TYPE_CHECKING:
 PatchInput = Literal["he", "rgb"]
 """What a network sees of a patch: its two stains, or its colours."""
 
+JudgedBy = Literal["logits", "neighbours"]
+"""What tells how good a network is: its own outputs, or its features' nearest neighbours."""
 
-class StainPairConfig(Choices):
+
+class NetworkChoices(Choices):
+    """The sizes of a network, and what those that use it have to know.
+
+    Attributes
+    ----------
+    input : {"he", "rgb"}
+        What it sees of a patch.
+    judged_by : {"logits", "neighbours"}
+        Whether its outputs are the classes of labels, or its features are what it is for.
+    """
+
+    input: ClassVar[PatchInput] = "rgb"
+    judged_by: ClassVar[JudgedBy] = "logits"
+
+
+class StainPairConfig(NetworkChoices):
     """Two encoders of one shape, one per stain, and a linear layer on their average."""
+
+    input: ClassVar[PatchInput] = "he"
 
     kind: Literal["stain-pair"] = Field("stain-pair", description="Which network.")
     encoder: EncoderConfig = Field(description="The encoder that each stain has one of.")
 
 
-class RgbClassifierConfig(Choices):
+class RgbClassifierConfig(NetworkChoices):
     """An encoder of RGB patches and a linear layer."""
 
     kind: Literal["rgb"] = Field("rgb", description="Which network.")
     encoder: EncoderConfig = Field(description="The encoder of RGB patches.")
 
 
-class RgbEmbeddingConfig(Choices):
+class RgbEmbeddingConfig(NetworkChoices):
     """An encoder of RGB patches, a linear layer to an embedding, and one to the classes."""
 
     kind: Literal["rgb-embedding"] = Field("rgb-embedding", description="Which network.")
@@ -45,8 +65,10 @@ class RgbEmbeddingConfig(Choices):
     embedding: int = Field(64, ge=1, description="Features of the embedding.")
 
 
-class RgbClusterConfig(Choices):
+class RgbClusterConfig(NetworkChoices):
     """An encoder of RGB patches, a projector, and a head whose outputs are clusters."""
+
+    judged_by: ClassVar[JudgedBy] = "neighbours"
 
     kind: Literal["rgb-clusters"] = Field("rgb-clusters", description="Which network.")
     encoder: EncoderConfig = Field(description="The encoder of RGB patches.")
@@ -59,11 +81,6 @@ NetworkConfig = Annotated[
     Field(discriminator="kind"),
 ]
 """Which network."""
-
-
-def patch_input(config: NetworkConfig) -> PatchInput:
-    """Say what a network sees of a patch."""
-    return "he" if isinstance(config, StainPairConfig) else "rgb"
 
 
 @overload

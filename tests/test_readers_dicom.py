@@ -61,12 +61,12 @@ def test_levels_in_other_colours_or_cut_short_are_left_out(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 4
     assert all("Dimensional mismatch" in message for message in said[:3])
-    assert "colours differ from those of level 0" in said[3]
+    assert "colours differ from those of the finer level" in said[3]
 
 
 def test_levels_that_agree_are_kept(tmp_path: Path) -> None:
     write_pyramid(tmp_path / "sound.tif", picture(640, 400))
-    assert sound_levels(tmp_path / "sound.tif") == (0, 1, 2)
+    assert sound_levels(tmp_path / "sound.tif") == ((0, 1, 2), {})
 
 
 def test_a_level_of_other_colours_is_found(tmp_path: Path) -> None:
@@ -78,4 +78,6 @@ def test_a_level_of_other_colours_is_found(tmp_path: Path) -> None:
             pixels = halved(pixels)
             shown = np.roll(pixels, 1, axis=-1) // 2 if level == 2 else pixels
             tif.write(shown, subfiletype=1, **options)
-    assert sound_levels(tmp_path / "mixed.tif") == (0, 1, 3)
+    levels, left_out = sound_levels(tmp_path / "mixed.tif")
+    assert levels == (0, 1, 3)
+    assert "colours differ" in left_out[2]

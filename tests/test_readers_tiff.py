@@ -26,7 +26,7 @@ from tests.contracts.slide_files import (
 from wsi_pipeline.config import ReaderName
 from wsi_pipeline.errors import SlideError, SlideReadError, UnsupportedSlideError
 from wsi_pipeline.slide.readers import open_reader
-from wsi_pipeline.slide.readers.tiff_tiles import TileCache, TileKey
+from wsi_pipeline.slide.readers.tile_cache import TileCache, TileKey
 
 # --- pyramids ---
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import AnisotropicMppError, MissingMppError
+from wsi_pipeline.slide.readers.ome import from_ome
 from wsi_pipeline.slide.readers.resolution import (
     MppCandidate,
     aperio_fields,
     from_objective,
-    from_ome,
     from_tiff_tags,
     positive,
     resolve_mpp,

@@ -48,6 +48,9 @@ def open_reader(path: Path, choice: ReaderName = ReaderName.AUTO) -> Reader:
         except NotBrightfieldError:
             # another reader would show one channel of it as if it were the slide
             raise
+        except SlideReadError:
+            # damage that one reader sees, another would take for pixels, or die of
+            raise
         except UnsupportedSlideError as error:
             refusals.append(f"{name}: {error}")
         except OSError as error:

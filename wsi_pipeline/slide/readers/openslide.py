@@ -22,16 +22,19 @@ from wsi_pipeline.slide.readers.base import (
     composite_on_white,
 )
 from wsi_pipeline.slide.readers.dicom import series_member
-from wsi_pipeline.slide.readers.openslide_levels import sound_levels
+from wsi_pipeline.slide.readers.openslide_probe import find_levels, probe
 from wsi_pipeline.slide.readers.resolution import (
     MppCandidate,
     from_objective,
     from_tiff_tags,
     positive,
 )
+from wsi_pipeline.slide.readers.tiff_sanity import require_sane_tiff
 from wsi_pipeline.types import MppSource
 
 _IMAGE_FORMATS = ("PNG", "JPEG")
+_IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_MAGIC_BYTES = 8
 _TIFF_UNITS = {"inch": 2, "centimeter": 3}
 
 
@@ -104,17 +107,18 @@ def open_slide_file(path: Path) -> OpenSlideReader:
         If it is neither; says what OpenSlide said.
     """
     file = series_member(path) if path.is_dir() else path
+    if _is_image(file):
+        return _open_image(path, file)
+    levels = find_levels(file) if require_sane_tiff(file) else probe(file)
+    if not levels:
+        raise UnsupportedSlideError(_unknown(file), path=path)
     try:
         slide = openslide.OpenSlide(file)
-    except openslide.OpenSlideUnsupportedFormatError as error:
-        return _open_image(file, error)
     except openslide.OpenSlideError as error:
         raise UnsupportedSlideError(f"OpenSlide refuses it ({error})", path=path) from error
     properties = slide.properties
-    vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-    levels = sound_levels(file) if vendor == "dicom" else tuple(range(slide.level_count))
     header = SlideHeader(
-        vendor=vendor,
+        vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
         level_sizes_wh=tuple(slide.level_dimensions[level] for level in levels),
         objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         mpp_candidates=_mpp_candidates(properties),
@@ -122,17 +126,31 @@ def open_slide_file(path: Path) -> OpenSlideReader:
     return OpenSlideReader(path, slide, header, levels)
 
 
-def _open_image(path: Path, refusal: Exception) -> OpenSlideReader:
+def _unknown(file: Path) -> str:
+    """Say what is wrong with a file of no known format, and what to do."""
+    folder = file.with_suffix("")
+    if file.suffix.lower() == ".mrxs" and not folder.is_dir():
+        return (
+            f"the folder {folder.name!r} with the slide's data is not beside it; a MIRAX slide is "
+            f"a file and a folder of one name, copy both"
+        )
+    return "OpenSlide does not know the format, and it is no PNG or JPEG image"
+
+
+def _is_image(file: Path) -> bool:
+    """Whether a file begins as a PNG or JPEG image, which OpenSlide need not see."""
+    with file.open("rb") as stream:
+        return stream.read(_MAGIC_BYTES).startswith(_IMAGE_MAGIC)
+
+
+def _open_image(path: Path, file: Path) -> OpenSlideReader:
     try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as image:
+        with Image.open(file, formats=_IMAGE_FORMATS) as image:
             _require_colour(image, path)
             # decoded once here, so that threads only copy from it
             decoded, vendor = image.convert("RGBA"), str(image.format).lower()
     except UnidentifiedImageError as error:
-        raise UnsupportedSlideError(
-            f"OpenSlide does not know the format ({refusal}), and it is no PNG or JPEG image",
-            path=path,
-        ) from error
+        raise SlideReadError(f"{path} is a damaged image: {error}", path=path) from error
     except Image.DecompressionBombError as error:
         raise UnsupportedSlideError(
             f"the image is too large to be held in memory ({error}); convert it to a tiled TIFF",

@@ -12,9 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from defusedxml import ElementTree
-from defusedxml.common import DefusedXmlException
-
 from wsi_pipeline.errors import AnisotropicMppError, MissingMppError
 from wsi_pipeline.types import MppSource
 
@@ -27,19 +24,15 @@ MAX_ANISOTROPY = 0.015
 OBJECTIVE_MPP = 10.0
 """mpp times nominal magnification of the common scanners: 0.25 um/px at 40x, 0.5 at 20x."""
 
-_UM_PER_UNIT = {
-    "m": 1e6,
-    "cm": 1e4,
-    "mm": 1e3,
-    "µm": 1.0,
-    "μm": 1.0,
-    "um": 1.0,
-    "nm": 1e-3,
-    "pm": 1e-6,
-    "Å": 1e-4,
-    "in": 25_400.0,
-}
 _UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
+_UM_PER_IMAGEJ_UNIT = {
+    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
+    **dict.fromkeys(("m", "meter", "metre"), 1e6),
+    **dict.fromkeys(("inch", "in", "inches"), 25_400.0),
+}
 _APERIO_FIELD = re.compile(r"\|\s*(?P<key>[^|=]+?)\s*=\s*(?P<value>[^|]*)")
 
 
@@ -145,62 +138,41 @@ def from_tiff_tags(
     return (MppCandidate(MppSource.TIFF, um / x_per_unit, um / y_per_unit),)
 
 
+def from_imagej(
+    description: str, x_per_unit: float | None, y_per_unit: float | None
+) -> tuple[MppCandidate, ...]:
+    """Read the resolution that ImageJ wrote: pixels per a unit that its description names.
+
+    Parameters
+    ----------
+    description : str
+        Lines of ``key=value``, one of them ``unit``.
+    x_per_unit, y_per_unit : float or None
+        Pixels per unit, from the tags.
+    """
+    fields = dict(line.split("=", 1) for line in description.splitlines() if "=" in line)
+    unit = fields.get("unit", "").strip().replace("\\u00B5", "µ").lower()
+    um = _UM_PER_IMAGEJ_UNIT.get(unit)
+    if um is None or not x_per_unit or not y_per_unit:
+        return ()
+    # where the units of the axes differ, the one of y stands apart
+    y_unit = fields.get("yunit", unit).strip().replace("\\u00B5", "µ").lower()
+    y_um = _UM_PER_IMAGEJ_UNIT.get(y_unit, um)
+    return (MppCandidate(MppSource.TIFF, um / x_per_unit, y_um / y_per_unit),)
+
+
 def aperio_fields(description: str) -> dict[str, str]:
     """Split an Aperio image description, ``...|MPP = 0.499|AppMag = 20``, into its fields."""
     return {match["key"]: match["value"].strip() for match in _APERIO_FIELD.finditer(description)}
 
 
-def from_ome(xml: str, size_wh: tuple[int, int]) -> tuple[tuple[MppCandidate, ...], float | None]:
-    """Read the pixel size and the magnification from OME-XML.
-
-    Parameters
-    ----------
-    xml : str
-        The OME-XML. What is not well formed states nothing.
-    size_wh : tuple of int
-        Size of the slide; tells its image from labels and overviews in the same file.
-
-    Returns
-    -------
-    candidates : tuple of MppCandidate
-        The pixel size, if stated with a physical unit.
-    objective_power : float or None
-        Nominal magnification, where the file describes one objective.
-    """
-    try:
-        root = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, DefusedXmlException, ValueError):
-        return (), None
-    size = tuple(str(side) for side in size_wh)
-    pixels = [
-        element
-        for element in root.iterfind(".//{*}Pixels")
-        if (element.get("SizeX"), element.get("SizeY")) == size
-    ]
-    powers = {
-        power
-        for element in root.iterfind(".//{*}Objective")
-        if (power := positive(element.get("NominalMagnification"))) is not None
-    }
-    sides = [_ome_um(pixels[0].attrib, axis) for axis in "XY"] if pixels else []
-    x, y = sides if sides else (None, None)
-    stated = () if x is None or y is None else (MppCandidate(MppSource.OME, x, y),)
-    return stated, powers.pop() if len(powers) == 1 else None
-
-
 def positive(text: str | None) -> float | None:
-    """Read a positive, finite number, or nothing."""
+    """Read a positive, finite number, with a point or a comma before its decimals, or nothing."""
     try:
-        value = float(text) if text is not None else math.nan
+        value = float(text.replace(",", ".")) if text is not None else math.nan
     except ValueError:
         return None
     return value if 0 < value < math.inf else None
-
-
-def _ome_um(attributes: dict[str, str], axis: str) -> float | None:
-    size = positive(attributes.get(f"PhysicalSize{axis}"))
-    um = _UM_PER_UNIT.get(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
-    return None if size is None or um is None else size * um
 
 
 def _missing(path: Path, stated: list[MppCandidate]) -> str:

@@ -1,7 +1,7 @@
 """Tiled TIFF, SVS and OME-TIFF files -> RGB levels, by decoding their tiles straight from the file.
 
-Finds the pages that form the pyramid and pastes decoded tiles together. Formats whose tiles need
-vendor logic (overlaps, restart markers, gaps) are refused, for OpenSlide to read.
+Pastes decoded tiles together. Formats whose tiles need vendor logic (overlaps, restart markers,
+gaps) are refused, for OpenSlide to read.
 """
 
 from __future__ import annotations
@@ -9,44 +9,49 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tifffile
 
 from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
-from wsi_pipeline.slide.readers.base import WHITE, Reader, SlideHeader
-from wsi_pipeline.slide.readers.resolution import (
-    MppCandidate,
-    aperio_fields,
-    from_objective,
-    from_ome,
-    from_tiff_tags,
-    positive,
-)
+from wsi_pipeline.slide.readers.agreement import SPREAD, Picture, difference
+from wsi_pipeline.slide.readers.base import WHITE, NotBrightfieldError, Reader, SlideHeader
+from wsi_pipeline.slide.readers.tiff_metadata import describe, vendor_with_own_logic
+from wsi_pipeline.slide.readers.tiff_pages import Pages, find_pyramid, significant_bits
 from wsi_pipeline.slide.readers.tiff_tiles import (
-    TileCache,
+    HOW_TO_CONVERT,
     TiledPage,
-    TileKey,
     require_brightfield,
     tiled_page,
 )
-from wsi_pipeline.types import MppSource
+from wsi_pipeline.slide.readers.tile_cache import TileCache, TileKey
+from wsi_pipeline.slide.resampling import average_areas
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 CACHE_BYTES = 1 << 27
 """Decoded tiles kept per slide: a row of 256-px tiles of a slide 170,000 px wide."""
 
+_PIECES_KEPT = 2
+"""Tiles or strips kept at least, however large: a row of patches touches so many strips."""
+
+_BUSY_TILES = 4
+"""Tiles looked at to compare two levels: the largest when compressed show most."""
+
+_DARKEST_GLASS = 64
+"""Brightest value, of 255, that a deep image must reach; less says that not all bits are used."""
+
 _MALFORMED = (
-    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, struct.error,
+    ValueError, ArithmeticError, LookupError, TypeError, AttributeError, MemoryError,
+    RuntimeError, struct.error,
 )  # fmt: skip
 """What tifffile raises on broken structure (its own error is a ValueError)."""
 
-_UNDECODABLE = (RuntimeError, ValueError, IndexError, TypeError, struct.error)
+_UNDECODABLE = (RuntimeError, ValueError, IndexError, TypeError, MemoryError, struct.error)
 """What decoders raise on broken tiles (those of imagecodecs are RuntimeErrors)."""
 
 
@@ -68,7 +73,8 @@ class TiffReader(Reader):
     def __init__(self, path: Path, header: SlideHeader, levels: tuple[TiledPage, ...]) -> None:
         super().__init__(path, header)
         self._levels = levels
-        self._cache = TileCache(CACHE_BYTES)
+        largest = max(level.tile_bytes for level in levels)
+        self._cache = TileCache(max(CACHE_BYTES, _PIECES_KEPT * largest))
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._bytes = os.fstat(self._file).st_size
 
@@ -78,7 +84,8 @@ class TiffReader(Reader):
         (x, y), right, bottom = xy, xy[0] + width, xy[1] + height
         if (width, height) == (tile_width, tile_height) and not (x % width or y % height):
             # one whole tile: no neighbour will ask for it again, so it displaces no other
-            self._decode_into((level, x // width, y // height), pixels)
+            if not self._decode_into((level, x // width, y // height), pixels):
+                self._fill_missing(level, xy, pixels)
             return
         # right to left: threads that read neighbouring patches in reading order then begin with
         # tiles of their own, and find the shared ones on their left already decoded
@@ -88,19 +95,35 @@ class TiffReader(Reader):
                 left, top = column * tile_width, row * tile_height
                 x0, x1 = max(left, x), min(left + tile_width, right)
                 y0, y1 = max(top, y), min(top + tile_height, bottom)
-                pixels[y0 - y : y1 - y, x0 - x : x1 - x] = (
-                    WHITE if tile is None else tile[y0 - top : y1 - top, x0 - left : x1 - left]
-                )
+                part = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+                if tile is None:
+                    self._fill_missing(level, (x0, y0), part)
+                else:
+                    part[...] = tile[y0 - top : y1 - top, x0 - left : x1 - left]
+
+    def _fill_missing(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
+        """Make what a level leaves out from the finer one; what level 0 leaves out is glass."""
+        if level == 0:
+            pixels[...] = WHITE
+            return
+        sizes = self.level_sizes_wh[level - 1], self.level_sizes_wh[level]
+        (x_scale, y_scale) = (sizes[0][axis] / sizes[1][axis] for axis in (0, 1))
+        x_edges = x_scale * (xy[0] + np.arange(pixels.shape[1] + 1, dtype=np.float64))
+        y_edges = y_scale * (xy[1] + np.arange(pixels.shape[0] + 1, dtype=np.float64))
+        left, top = int(x_edges[0]), int(y_edges[0])
+        size_wh = int(np.ceil(x_edges[-1])) - left, int(np.ceil(y_edges[-1])) - top
+        finer = self.read(level - 1, (left, top), size_wh)
+        pixels[...] = average_areas(finer, y_edges - top, x_edges - left)
 
     def _decode(self, key: TileKey) -> NDArray[np.uint8] | None:
         level, column, row = key
         with self._naming(key):
             return self._levels[level].decode(column, row, self._read_at)
 
-    def _decode_into(self, key: TileKey, pixels: NDArray[np.uint8]) -> None:
+    def _decode_into(self, key: TileKey, pixels: NDArray[np.uint8]) -> bool:
         level, column, row = key
         with self._naming(key):
-            self._levels[level].decode_into(column, row, self._read_at, pixels)
+            return self._levels[level].decode_into(column, row, self._read_at, pixels)
 
     @contextmanager
     def _naming(self, key: TileKey) -> Iterator[None]:
@@ -148,19 +171,93 @@ def open_slide_file(path: Path) -> TiffReader:
     UnsupportedSlideError
         If it is no TIFF, or one whose tiles are not decoded directly.
     NotBrightfieldError
-        If it holds no 8-bit colour image.
+        If it holds no colour image.
+    SlideReadError
+        If its structure contradicts itself, or level 0 is missing.
     """
     if path.is_dir():
         raise UnsupportedSlideError("a folder is no TIFF file", path=path)
     try:
         with tifffile.TiffFile(path) as tif:
             pages = _pages(tif)
-            base = _base_page(pages, path)
-            levels = tuple(tiled_page(page) for page in _pyramid(base, pages))
-            header = _header(base, levels)
+            _require_no_vendor_logic(pages)
+            bits = significant_bits(pages, (pages[0],)) if pages else 0
+            found = find_pyramid(pages, path, _Comparison(path, bits))
+            require_brightfield(found[0], path)
+            levels = tuple(tiled_page(level, path, bits) for level in found)
+            header = _header(found[0][0], pages[0], levels)
     except _MALFORMED as error:
         raise UnsupportedSlideError(f"not a readable TIFF file ({error})", path=path) from error
-    return TiffReader(path, header, levels)
+    reader = TiffReader(path, header, levels)
+    with ExitStack() as on_error:
+        on_error.enter_context(reader)
+        _require_used_bits(reader, levels)
+        on_error.pop_all()
+    return reader
+
+
+class _Comparison:
+    """Compares two images of a file by their pixels."""
+
+    def __init__(self, path: Path, bits: int) -> None:
+        self._path = path
+        self._bits = bits
+
+    def __call__(self, fine: Pages, coarse: Pages) -> str:
+        try:
+            levels = (
+                tiled_page(fine, self._path, self._bits),
+                tiled_page(coarse, self._path, self._bits),
+            )
+        except UnsupportedSlideError as error:
+            return str(error)
+        header = SlideHeader(
+            vendor="",
+            level_sizes_wh=tuple(level.size_wh for level in levels),
+            objective_power=None,
+            mpp_candidates=(),
+        )
+        with TiffReader(self._path, header, levels) as reader:
+            one, other = (_picture(reader, level) for level in (0, 1))
+            return difference(one, other, _busy_places(levels))
+
+
+def _picture(reader: TiffReader, level: int) -> Picture:
+    return Picture(
+        size_wh=reader.level_sizes_wh[level],
+        read=lambda xy, size_wh: reader.read(level, xy, size_wh),
+    )
+
+
+def _busy_places(levels: tuple[TiledPage, TiledPage]) -> list[tuple[float, float]]:
+    """Find where either level has something to show: its tiles of most bytes."""
+    places = [SPREAD[-1]]
+    for level in levels:
+        columns, rows = level.grid_wh
+        counts = np.asarray(level.byte_counts[: columns * rows])
+        if len(set(counts.tolist())) == 1:
+            places += SPREAD[:-1]
+            continue
+        for index in np.argsort(counts)[::-1][:_BUSY_TILES].tolist():
+            places.append(((index % columns + 0.5) / columns, (index // columns + 0.5) / rows))
+    return places
+
+
+def _require_used_bits(reader: TiffReader, levels: tuple[TiledPage, ...]) -> None:
+    """Refuse deep images that use few of their bits without saying so: they would all be dark."""
+    if levels[0].bits == 8:
+        return
+    level = len(levels) - 1
+    width, height = levels[level].size_wh
+    box = min(width, levels[level].tile_wh[0]), min(height, levels[level].tile_wh[1])
+    brightest = int(reader.read(level, ((width - box[0]) // 2, (height - box[1]) // 2), box).max())
+    if brightest < _DARKEST_GLASS:
+        raise NotBrightfieldError(
+            f"{reader.path} is an image of type uint16 whose values end at {brightest / WHITE:.0%} "
+            f"of what its {levels[0].bits} bits can hold: fluorescence, or bits that are not used; "
+            f"if it is a stained slide, state SignificantBits in its OME-XML, or {HOW_TO_CONVERT}",
+            path=reader.path,
+        )
 
 
 def _pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
@@ -174,101 +271,19 @@ def _pages(tif: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     return list(pages.values())
 
 
-def _base_page(pages: list[tifffile.TiffPage], path: Path) -> tifffile.TiffPage:
-    """Find the page of level 0: the largest image, which labels and overviews never are."""
-    if not pages:
-        raise UnsupportedSlideError("the file holds no image")
-    base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
-    vendor = _vendor_with_own_logic(pages[0])
+def _require_no_vendor_logic(pages: list[tifffile.TiffPage]) -> None:
+    vendor = vendor_with_own_logic(pages[0]) if pages else ""
     if vendor:
         raise UnsupportedSlideError(f"{vendor} files are left to OpenSlide")
-    require_brightfield(base, path)
-    return base
 
 
-def _vendor_with_own_logic(page: tifffile.TiffPage) -> str:
-    """Name the vendor whose tiles overlap, leave gaps or are cut by restart markers, if any."""
-    if page.is_ndpi:
-        return "Hamamatsu NDPI"
-    if page.is_scn:
-        return "Leica SCN"
-    if page.is_philips:
-        return "Philips"
-    if page.is_bif or b"<iScan" in _xmp(page):
-        return "Ventana BIF"
-    return "Trestle" if page.software.startswith("MedScan") else ""
-
-
-def _xmp(page: tifffile.TiffPage) -> bytes:
-    value = page.tags.valueof("XMP", b"")
-    return value if isinstance(value, bytes) else str(value).encode()
-
-
-def _pyramid(
-    base: tifffile.TiffPage, pages: list[tifffile.TiffPage]
-) -> Iterator[tifffile.TiffPage]:
-    """Yield the pages of the pyramid, finest first; one page per size."""
-    yield base
-    smallest = base.imagewidth
-    for page in sorted(_reduced(base, pages), key=lambda page: page.imagewidth, reverse=True):
-        if page.imagewidth < smallest and _is_level_of(page, base):
-            smallest = page.imagewidth
-            yield page
-
-
-def _reduced(base: tifffile.TiffPage, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """List the pages that may be levels: SubIFDs of the base, or the other pages of the file."""
-    if base.subifds:
-        return [page for page in base.pages or () if isinstance(page, tifffile.TiffPage)]
-    # pages of an OME-TIFF without SubIFDs are other images, planes or scenes
-    return [] if base.is_ome else [page for page in pages if page is not base]
-
-
-def _is_level_of(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
-    """Whether a page shows what the base shows, smaller: tiled, coloured and of its proportions.
-
-    Labels, overviews and the thumbnail of SVS files fail at least one.
-    """
-    width, height = page.imagewidth, page.imagelength
-    same_kind = (page.samplesperpixel, page.dtype) == (base.samplesperpixel, base.dtype)
-    if page.is_mask or page.is_tiled != base.is_tiled or not same_kind:
-        return False
-    by_width = base.imagelength * width / base.imagewidth
-    by_height = base.imagewidth * height / base.imagelength
-    off = min(abs(by_width - height) / height, abs(by_height - width) / width)
-    # repeated halving with truncation moves a side by up to one pixel
-    return off <= 0.01 or min(abs(by_width - height), abs(by_height - width)) <= 1
-
-
-def _header(base: tifffile.TiffPage, levels: tuple[TiledPage, ...]) -> SlideHeader:
-    vendor, stated, power = _stated(base)
-    tags = from_tiff_tags(
-        _ratio(base, "XResolution"),
-        _ratio(base, "YResolution"),
-        int(base.tags.valueof("ResolutionUnit", 2)),
-    )
+def _header(
+    base: tifffile.TiffPage, first: tifffile.TiffPage, levels: tuple[TiledPage, ...]
+) -> SlideHeader:
+    vendor, candidates, power = describe(base, first)
     return SlideHeader(
         vendor=vendor,
         level_sizes_wh=tuple(level.size_wh for level in levels),
         objective_power=power,
-        mpp_candidates=(*stated, *tags, *from_objective(power)),
+        mpp_candidates=candidates,
     )
-
-
-def _stated(base: tifffile.TiffPage) -> tuple[str, tuple[MppCandidate, ...], float | None]:
-    """Read the container, and the resolution and magnification in its own terms."""
-    if base.is_svs:
-        fields = aperio_fields(base.description)
-        mpp = positive(fields.get("MPP"))
-        vendor = () if mpp is None else (MppCandidate(MppSource.VENDOR, mpp, mpp),)
-        return "aperio", vendor, positive(fields.get("AppMag"))
-    if base.is_ome:
-        stated, power = from_ome(base.description, (base.imagewidth, base.imagelength))
-        return "ome-tiff", stated, power
-    return "generic-tiff", (), None
-
-
-def _ratio(page: tifffile.TiffPage, tag: str) -> float | None:
-    """Read a rational tag; 0 in it, as some writers leave, states nothing."""
-    numerator, denominator = page.tags.valueof(tag, (0, 0))
-    return numerator / denominator if numerator and denominator else None

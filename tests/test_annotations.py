@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Polygon, box, mapping
 
-from wsi_pipeline.annotations import read_polygons
+from wsi_pipeline.annotations import read_annotations, read_polygons
 from wsi_pipeline.errors import AnnotationError
 
 QUPATH = "annotations/wsidicom_formats/qupath_geojson"
@@ -155,6 +156,55 @@ def test_files_that_are_not_geojson_are_refused(tmp_path: Path, content: bytes) 
     path.write_bytes(content)
     with pytest.raises(AnnotationError, match=r"bad\.geojson .*export the annotations"):
         read_polygons(path)
+
+
+@pytest.mark.parametrize("points", [3_000, 20_000])
+def test_outlines_that_cross_without_end_are_refused(tmp_path: Path, points: int) -> None:
+    ring = np.random.default_rng(0).integers(0, 100_000, (points, 2)).tolist()
+    path = write(tmp_path / "a.geojson", {"type": "Polygon", "coordinates": [[*ring, ring[0]]]})
+    with pytest.raises(AnnotationError, match=r"element 0 .* crosses itself more than"):
+        read_polygons(path)
+
+
+def test_an_outline_that_crosses_itself_here_and_there_is_repaired(tmp_path: Path) -> None:
+    angle = np.linspace(0, 2 * np.pi, 2_000, endpoint=False)
+    ring = 5_000 + 1_000 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    ring[::40] = ring[1::40] + 0.5
+    path = write(tmp_path / "a.geojson", {"type": "Polygon", "coordinates": [ring.tolist()]})
+    (annotation,) = read_polygons(path)
+    assert annotation.geometry.is_valid
+    assert annotation.geometry.area == pytest.approx(np.pi * 1_000**2, rel=0.01)
+
+
+@pytest.mark.parametrize("limit", ["MAX_JSON_LISTS", "MAX_XML_TAGS"])
+def test_files_of_too_many_points_are_refused_unparsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(f"wsi_pipeline.annotations.{limit}", 3)
+    path = write(tmp_path / "a.geojson", FEATURE)
+    if limit == "MAX_XML_TAGS":
+        path.write_text("<ASAP_Annotations><Annotations/><a/><b/></ASAP_Annotations>")
+    with pytest.raises(AnnotationError, match="more than the 3 that are read; simplify"):
+        read_polygons(path) if limit == "MAX_JSON_LISTS" else read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type":"Polygon","coordinates":[[[0,0],[' + "9" * 400 + ",0],[5,5]]]}",
+        '{"type":"Polygon","coordinates":[[[0,0],[NaN,0],[5,5]]]}',
+        '{"type":"Polygon","coordinates":[[[0,0],[1e30,0],[5,5]]]}',
+        '{"type":"Polygon","coordinates":[[[0,0],["5",0],[5,5]]]}',
+        '{"type":"Polygon","coordinates":[["00","50","55"]]}',
+        '{"type":"Polygon","coordinates":[[[0,0],[true,0],[5,5]]]}',
+        '{"type":"GeometryCollection","geometries":[' * 900 + "]}" * 900,
+    ],
+    ids=["400 digits", "nan", "far", "text", "letters", "true", "nested"],
+)
+def test_coordinates_that_are_no_places_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.geojson").write_text(text)
+    with pytest.raises(AnnotationError, match=r"a\.geojson"):
+        read_polygons(tmp_path / "a.geojson")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

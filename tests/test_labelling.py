@@ -188,6 +188,20 @@ class TestContainment:
         count = [len(lay_in_areas([area(s)], TILE, TILE, adaptive=True).xy) for s in (whole, holed)]
         assert count == [81, 80]
 
+    def test_areas_that_leave_the_slide_lay_the_same_tiles_on_it(self) -> None:
+        slide, beyond = box(0, 0, 1000, 800), box(-1e8 + 3, -1e8 + 5, 1e8, 1e8)
+        small = lay_in_areas([area(box(-77, -35, 1000, 800))], TILE, TILE, adaptive=False).xy
+        cut = lay_in_areas(
+            [area(box(-77, -35, 1e8, 1e8))], TILE, TILE, adaptive=False, within_wh=(1000, 800)
+        ).xy
+        on_it = [xy for xy in cut.tolist() if slide.contains(box(*xy, xy[0] + TILE, xy[1] + TILE))]
+        assert [xy for xy in small.tolist() if min(xy) >= 0] == on_it
+        assert len(lay_in_areas([area(beyond)], TILE, TILE, adaptive=False, within_wh=(99, 99)).xy)
+
+    def test_more_tiles_than_a_slide_can_have_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match="raise --stride"):
+            lay_in_areas([area(box(0, 0, 1e8, 1e8))], TILE, TILE, adaptive=False)
+
     def test_areas_keep_their_order_label_and_parts(self) -> None:
         parts = MultiPolygon([box(0, 0, 200, 200), box(1000, 0, 1200, 200)])
         areas = [area(parts, 1), area(box(0, 500, 200, 700), UNLABELLED, 9), area(parts, 0)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wsi_pipeline.config import TileConfig
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.types import Area, MppSource, SlideInfo, TileGrid, TileReason, TissueMask
 
@@ -344,3 +345,9 @@ def test_samples_differ_by_seed_and_favour_no_tile() -> None:
 def test_a_negative_sample_is_an_error() -> None:
     with pytest.raises(ValueError, match="count must be >= 0, got -1"):
         sample_tiles(four_tiles(), -1, seed=0)
+
+
+def test_more_tiles_than_memory_holds_are_refused_before_any_is_laid() -> None:
+    info = slide((100_000, 100_000))
+    with pytest.raises(ConfigError, match="raise --stride or --mpp"):
+        lay_grid(info, filled(info, Area.TISSUE), TileConfig(mpp=info.mpp, stride=1))

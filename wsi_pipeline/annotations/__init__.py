@@ -33,8 +33,14 @@ __all__ = [
     "read_polygons",
 ]
 
-MAX_FILE_BYTES = 2 * 1024**3
-"""Largest annotation file that is read: a GeoJSON of a million nuclei has about half of this."""
+MAX_FILE_BYTES = 512 * 1024**2
+"""Largest annotation file that is read."""
+
+MAX_JSON_LISTS = 5_000_000
+"""Most lists in a JSON file; a point is one, and takes some 150 bytes while the file is read."""
+
+MAX_XML_TAGS = 1_000_000
+"""Most tags in an XML file; a point is one, and takes some 900 bytes while the file is read."""
 
 
 class AnnotationFormat(StrEnum):
@@ -160,6 +166,7 @@ def _is_xml(content: bytes) -> bool:
 
 def _parse_xml(content: bytes, path: Path) -> Element:
     """Parse XML; a document that defines entities or names others is refused, not expanded."""
+    _require_few(content.count(b"<"), MAX_XML_TAGS, "tags", path)
     try:
         root: Element = SafeElementTree.fromstring(content, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError) as error:
@@ -170,6 +177,7 @@ def _parse_xml(content: bytes, path: Path) -> Element:
 
 
 def _parse_json(content: bytes, path: Path) -> Any:  # noqa: ANN401 -- JSON
+    _require_few(content.count(b"["), MAX_JSON_LISTS, "lists of coordinates", path)
     try:
         return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -177,3 +185,13 @@ def _parse_json(content: bytes, path: Path) -> Any:  # noqa: ANN401 -- JSON
             f"{path} cannot be read as JSON ({error}); export the annotations as GeoJSON",
             path=path,
         ) from error
+
+
+def _require_few(count: int, limit: int, what: str, path: Path) -> None:
+    """Refuse a file that would take gigabytes once it is parsed."""
+    if count > limit:
+        raise AnnotationError(
+            f"{path} has {count} {what}, more than the {limit} that are read; simplify the "
+            f"outlines, or split the file",
+            path=path,
+        )

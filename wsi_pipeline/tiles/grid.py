@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.geometry import ReadPlan, lattice_shape, plan_read
 from wsi_pipeline.types import Area, TileGrid, TileReason
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from wsi_pipeline.config import TileConfig
     from wsi_pipeline.types import SlideInfo, TissueMask
+
+MAX_CANDIDATES = 1 << 24
+"""Most tiles that a slide is cut into; their shares and reasons take some 100 bytes each."""
 
 SHARE_TOLERANCE = 1e-6
 """Rounding allowed when a share of a tile is compared with its limit.
@@ -56,6 +60,11 @@ def lay_grid(
         Every tile that lies wholly inside the slide, with its reason. The lattice is empty,
         (0, 0) to (0, cols), where the slide is smaller than a tile.
 
+    Raises
+    ------
+    ConfigError
+        If there are more candidates than a slide is cut into.
+
     Notes
     -----
     Each candidate has one reason, the first that applies:
@@ -74,6 +83,7 @@ def lay_grid(
     plan = plan_read(info, config.mpp, config.patch_size)
     step_px = step_of(config, plan)
     shape = lattice_shape(info.level_sizes_wh[plan.level], plan.read_px, step_px)
+    _require_few(shape, config)
     shares = _area_shares(mask, plan, step_px, shape)
     reasons = _judge(shares, config)
     if roi is not None:
@@ -88,6 +98,14 @@ def lay_grid(
         reasons=reasons,
         tissue_fraction=shares[Area.TISSUE].astype(np.float32),
     )
+
+
+def _require_few(shape: tuple[int, int], config: TileConfig) -> None:
+    if shape[0] * shape[1] > MAX_CANDIDATES:
+        raise ConfigError(
+            f"{shape[0]} x {shape[1]} tiles of {config.patch_size} px at {config.mpp:g} um/px are "
+            f"more than the {MAX_CANDIDATES} that a slide is cut into; raise --stride or --mpp"
+        )
 
 
 def judge_tiles(

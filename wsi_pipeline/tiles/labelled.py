@@ -174,7 +174,10 @@ def lay_contained_tiles(
     ]
     side, stride = float(tile.patch_size), float(tile.stride or tile.patch_size)
     adaptive = config.small_polygons is SmallPolygons.ADAPTIVE
-    laid = lay_in_areas(scaled, side, stride, adaptive=adaptive)
+    width, height = info.size_wh
+    laid = lay_in_areas(
+        scaled, side, stride, adaptive=adaptive, within_wh=(width * scale, height * scale)
+    )
     if config.overlaps is Overlaps.BOTH:
         return laid
     wins = ~outranked(scaled, laid, side)

@@ -6,14 +6,18 @@ Pure geometry in whatever unit areas and tiles share; neither slides nor configu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tiles.classes import UNLABELLED, ClassArea
+
+MAX_LAID = 4_000_000
+"""Most places that are tried in the areas of a slide; each is a box of some 300 bytes."""
 
 _SHARE_DECIMALS = 9
 """Shares that differ by less are equal, so that rounding decides no class."""
@@ -39,16 +43,17 @@ def label_by_centre(
     """
     labels = np.full(len(centres_xy), UNLABELLED, dtype=np.int16)
     classed = [area for area in areas if area.label != UNLABELLED]
-    for area in sorted(classed, key=lambda area: area.rank, reverse=True):
-        labels[_holds(area, centres_xy)] = area.label
+    classed.sort(key=lambda area: area.rank, reverse=True)
+    for area, held in zip(classed, _held(classed, centres_xy), strict=True):
+        labels[held] = area.label
     return labels
 
 
 def is_annotated(areas: Sequence[ClassArea], centres_xy: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell which tiles have their centre in any area, of a class or not; shape (N,)."""
     inside = np.zeros(len(centres_xy), dtype=np.bool_)
-    for area in areas:
-        inside |= _holds(area, centres_xy)
+    for held in _held(areas, centres_xy):
+        inside[held] = True
     return inside
 
 
@@ -106,7 +111,12 @@ class AreaTiles:
 
 
 def lay_in_areas(
-    areas: Sequence[ClassArea], tile: float, stride: float, *, adaptive: bool
+    areas: Sequence[ClassArea],
+    tile: float,
+    stride: float,
+    *,
+    adaptive: bool,
+    within_wh: tuple[float, float] = (math.inf, math.inf),
 ) -> AreaTiles:
     """Lay tiles in each area from its own corner, and keep those that lie wholly inside it.
 
@@ -120,6 +130,8 @@ def lay_in_areas(
         Distance between tiles in areas of ordinary size.
     adaptive : bool
         Lay tiles more closely in small areas, and let them protrude: see Notes.
+    within_wh : tuple of float
+        Width and height of the slide: tiles that have no part in it are not laid.
 
     Returns
     -------
@@ -140,25 +152,37 @@ def lay_in_areas(
 
     A hole inside the box rejects the tile; the published polygons have none.
 
+    Raises
+    ------
+    ConfigError
+        If more places must be tried than can be in a slide.
+
     References
     ----------
     .. [1] B. Zhang et al., "CLASS-M", Medical Image Analysis 105, 2025; released code, step 1.
     """
-    laid = [
-        (index, places)
-        for index, area in enumerate(areas)
-        if area.label != UNLABELLED
-        for part in shapely.get_parts(area.geometry)
-        for places in [_lay_in_part(part, tile, stride, adaptive=adaptive)]
-    ]
-    area = np.repeat(
+    laid = []
+    left = MAX_LAID
+    for index, area in enumerate(areas):
+        if area.label == UNLABELLED:
+            continue
+        for part in shapely.get_parts(area.geometry):
+            lattice = _lattice_of(part, tile, stride, within_wh, adaptive=adaptive)
+            left -= lattice.count
+            if left < 0:
+                raise ConfigError(
+                    f"tiles {stride:g} px apart would be laid at more than {MAX_LAID} places in "
+                    f"the annotated areas; raise --stride, or --mpp"
+                )
+            laid.append((index, _lay_in_part(part, tile, lattice)))
+    of_area = np.repeat(
         np.array([index for index, _ in laid], dtype=np.int64), [len(places) for _, places in laid]
     )
     labels = np.array([area.label for area in areas], dtype=np.int16)
     return AreaTiles(
         xy=np.concatenate([np.empty((0, 2)), *(places for _, places in laid)]),
-        label=labels[area] if len(areas) else np.empty(0, dtype=np.int16),
-        area=area,
+        label=labels[of_area] if len(areas) else np.empty(0, dtype=np.int16),
+        area=of_area,
     )
 
 
@@ -186,26 +210,62 @@ def outranked(areas: Sequence[ClassArea], tiles: AreaTiles, tile: float) -> NDAr
     return np.asarray((winner != UNLABELLED) & (best < own))
 
 
-def _lay_in_part(
-    part: shapely.Polygon, tile: float, stride: float, *, adaptive: bool
-) -> NDArray[np.float64]:
-    """Lay tiles in one polygon; corners of shape (n, 2)."""
+@dataclass(frozen=True, slots=True)
+class _Lattice:
+    """Where tiles may begin in one polygon, and how much of each is looked at."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    inset: float
+
+    @property
+    def count(self) -> int:
+        return len(self.x) * len(self.y)
+
+
+def _lattice_of(
+    part: shapely.Polygon,
+    tile: float,
+    stride: float,
+    within_wh: tuple[float, float],
+    *,
+    adaptive: bool,
+) -> _Lattice:
     x0, y0, x1, y1 = part.bounds
     step, inset = stride, 0.0
     if adaptive:
         step = _adaptive_step((x1 - x0) / tile, (y1 - y0) / tile, tile, stride)
         inset = _adaptive_inset((x1 - x0) / tile, (y1 - y0) / tile) * tile
-    columns, rows = np.meshgrid(_starts(x0, x1, step), _starts(y0, y1, step), indexing="ij")
+    width, height = within_wh
+    return _Lattice(
+        x=_starts(x0, min(x1, width), step, tile), y=_starts(y0, min(y1, height), step, tile),
+        inset=inset,
+    )  # fmt: skip
+
+
+def _lay_in_part(part: shapely.Polygon, tile: float, lattice: _Lattice) -> NDArray[np.float64]:
+    """Lay tiles in one polygon; corners of shape (n, 2)."""
+    columns, rows = np.meshgrid(lattice.x, lattice.y, indexing="ij")
     x, y = columns.ravel(), rows.ravel()
+    inset = lattice.inset
     boxes = shapely.box(x + inset, y + inset, x + tile - inset, y + tile - inset)
     shapely.prepare(part)
     inside = shapely.contains_properly(part, boxes)
     return np.stack([x[inside], y[inside]], axis=1)
 
 
-def _starts(low: float, high: float, step: float) -> NDArray[np.float64]:
-    """Return where tiles begin along an axis, from the whole pixel below ``low``."""
-    return np.arange(math.floor(low), high, step, dtype=np.float64)
+def _starts(low: float, high: float, step: float, tile: float) -> NDArray[np.float64]:
+    """Return where tiles begin along an axis, from the whole pixel below ``low``.
+
+    Those that end before the slide begins are left out; the others stay where they are.
+    """
+    first = math.floor(low)
+    skipped = max(0, math.ceil((-tile - first) / step))
+    count = max(0, math.ceil((high - first) / step)) - skipped
+    if count > MAX_LAID:
+        # an array of them alone would be too much; the caller refuses their number
+        count = MAX_LAID + 1
+    return first + step * np.arange(skipped, skipped + max(0, count), dtype=np.float64)
 
 
 def _adaptive_step(w: float, h: float, tile: float, stride: float) -> float:
@@ -225,9 +285,20 @@ def _adaptive_inset(w: float, h: float) -> float:
     return 0.0
 
 
-def _holds(area: ClassArea, xy: NDArray[np.float64]) -> NDArray[np.bool_]:
-    shapely.prepare(area.geometry)
-    return np.asarray(shapely.contains_xy(area.geometry, xy[:, 0], xy[:, 1]))
+def _held(areas: Sequence[ClassArea], xy: NDArray[np.float64]) -> Iterator[NDArray[np.int64]]:
+    """Yield, for each area, the indices of the places inside it.
+
+    Places are sorted once, so that of a million small areas each looks at its neighbourhood alone.
+    """
+    order = np.argsort(xy[:, 0], kind="stable")
+    sorted_x = xy[order, 0]
+    for area in areas:
+        x0, y0, x1, y1 = area.geometry.bounds
+        first, last = np.searchsorted(sorted_x, x0, "left"), np.searchsorted(sorted_x, x1, "right")
+        near = order[first:last]
+        near = near[(xy[near, 1] >= y0) & (xy[near, 1] <= y1)]
+        shapely.prepare(area.geometry)
+        yield near[shapely.contains_xy(area.geometry, xy[near, 0], xy[near, 1])]
 
 
 def _covered(boxes: NDArray[np.object_], areas: Sequence[ClassArea]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from wsi_models.atomic import replace_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from wsi_models.metrics import Evaluation
 
@@ -106,6 +107,43 @@ def draw_cross_validation(
     figure.suptitle(f"{title}\n{pooled.count:,} {unit}, {len(folds)} folds", fontsize=11)
     _draw_folds(spread, folds)
     _draw_confusion(matrix, pooled, unit)
+    _save(path, figure)
+
+
+def draw_survival(
+    path: Path,
+    curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    folds: Sequence[float],
+    title: str,
+) -> None:
+    """Draw curves of survival by group, and the concordance of every fold.
+
+    Parameters
+    ----------
+    path : Path
+        PNG to write; an older one is replaced in one step.
+    curves : mapping of str to tuple of ndarray
+        Times and shares without an event, by group.
+    folds : sequence of float
+        Concordance of each fold.
+    title : str
+        What was judged.
+    """
+    figure = Figure(figsize=(11, 5), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    survival, spread = figure.subplots(1, 2, width_ratios=(2, 1))
+    figure.suptitle(title, fontsize=11)
+    for (name, (time, share)), color in zip(curves.items(), ("#1565c0", BEST_COLOR), strict=False):
+        survival.step(time, share, where="post", label=name, color=color)
+    survival.set(xlabel="time", ylabel="share without an event", ylim=(0, 1.02))
+    survival.set_title("patients by the risk of models that did not train on them", fontsize=9)
+    survival.legend(frameon=False, fontsize=8)
+    survival.grid(alpha=0.3)
+    spread.plot(np.arange(1, len(folds) + 1), folds, ".", markersize=9, color="#1565c0")
+    spread.axhline(0.5, color="#999999", linestyle="--", linewidth=1)
+    spread.set(xlabel="fold", ylabel="concordance", ylim=(0, 1.02))
+    spread.xaxis.set_major_locator(MaxNLocator(integer=True))
+    spread.grid(alpha=0.3)
     _save(path, figure)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +146,43 @@ def _label_of(row: Row, patient: str) -> SlideLabel:
     )
 
 
+def read_patients(path: Path, slides: Collection[str]) -> dict[str, str]:
+    """Read whose slide each is.
+
+    Parameters
+    ----------
+    path : Path
+        CSV with the columns ``slide_id`` and ``patient`` (or ``case_id``).
+    slides : collection of str
+        The slides that must be in it; others are not used.
+
+    Returns
+    -------
+    dict of str to str
+        Patient by slide, in the order of the file.
+
+    Raises
+    ------
+    TrainingError
+        If the table is not as it should be, or lacks a slide.
+    """
+    try:
+        table = read_table(path)
+        table.require(["slide_id"])
+        column = next((name for name in PATIENT_COLUMNS if table.has(name)), "patient")
+        table.require([column])
+        advice = "fill it, or leave the row out"
+        rows = {r.required("slide_id", advice): r.required(column, advice) for r in table.rows}
+    except UnreadableError as error:
+        raise TrainingError(str(error)) from error
+    missing = sorted(set(slides) - set(rows))
+    if missing:
+        raise TrainingError(
+            f"{path} does not say whose slides these are: {', '.join(missing[:5])}; add a row each"
+        )
+    return {slide: patient for slide, patient in rows.items() if slide in slides}
+
+
 def make_bags(
     rows: Sequence[SlideLabel],
     described: Mapping[str, Described],
@@ -206,6 +243,47 @@ def make_bags(
         load=load,
         encoder=_common(used, described, "encoder", "as encoder"),
         left_out=left_out,
+    )
+
+
+def bags_of_patients(bags: Bags) -> Bags:
+    """Pool the slides of each patient in one bag.
+
+    Parameters
+    ----------
+    bags : Bags
+        A bag per slide.
+
+    Returns
+    -------
+    Bags
+        A bag per patient, named after it, in the order of their first slides.
+
+    Raises
+    ------
+    TrainingError
+        If two slides of a patient have different labels.
+    """
+    slides: dict[str, list[int]] = {}
+    for index, patient in enumerate(bags.patient):
+        slides.setdefault(patient, []).append(index)
+    for patient, own in slides.items():
+        found = {bags.classes[bags.label[index]] for index in own}
+        if len(found) > 1:
+            raise TrainingError(
+                f"slides of patient {patient} are labelled {' and '.join(sorted(found))}; a bag "
+                "has one label: correct the table, or let each slide be a bag"
+            )
+
+    def load(patient: str) -> NDArray[np.float32]:
+        return np.concatenate([bags.load(bags.slide_ids[index]) for index in slides[patient]])
+
+    return replace(
+        bags,
+        slide_ids=tuple(slides),
+        label=bags.label[[own[0] for own in slides.values()]],
+        patient=tuple(slides),
+        load=load,
     )
 
 

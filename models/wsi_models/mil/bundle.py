@@ -29,6 +29,11 @@ class SlideModelConfig(BaseModel):
 
     schema_version: Literal[1] = Field(1, description="Version of this schema.")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Names its results.")
+    target: Literal["classes", "survival"] = Field(
+        "classes",
+        description="Classes of slides, or the risk of patients: then the output is the logarithm "
+        "of the hazard, and the classes are those below and above the threshold.",
+    )
     model: ModelConfig = Field(description="The head and its sizes.")
     feature_count: int = Field(ge=1, description="Length of the vector of a patch.")
     encoder: str | None = Field(

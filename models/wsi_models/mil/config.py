@@ -128,6 +128,9 @@ class MilTrainConfig(Choices):
     balanced: bool = Field(
         False, description="Weigh slides so that all classes count alike in the loss."
     )
+    patients: int = Field(
+        64, ge=2, description="Survival: patients whose risks are compared in one step."
+    )
     folds: int = Field(10, ge=2, description="Parts by patient; each tests once.")
     seed: int = Field(0, ge=0, description="Decides folds, weights at the start and order.")
 
@@ -140,6 +143,9 @@ class MilRecipe(Choices):
     )
     positive: str | None = Field(
         None, description="The positive one of two classes; the last by name if not given."
+    )
+    bags: Literal["slide", "patient"] = Field(
+        "slide", description="What is judged: each slide, or all slides of a patient together."
     )
     model: ModelConfig = AbmilConfig()
     train: MilTrainConfig = MilTrainConfig()
@@ -161,7 +167,7 @@ def load_mil_recipe(path: Path | None, overrides: dict[str, Any] | None = None) 
         None.
     overrides : dict or None
         Values that beat the file: ``model`` (a name; another than the file's brings its own
-        defaults), ``positive``, and fields of ``train``.
+        defaults), ``positive``, ``bags``, and fields of ``train``.
 
     Returns
     -------
@@ -178,7 +184,7 @@ def load_mil_recipe(path: Path | None, overrides: dict[str, Any] | None = None) 
     model = chosen.pop("model", None)
     if model is not None and values.get("model", {}).get("model") != model:
         values["model"] = {"model": model}
-    for key in ("name", "positive"):
+    for key in ("name", "positive", "bags"):
         if key in chosen:
             values[key] = chosen.pop(key)
     values["train"] = {**values.get("train", {}), **chosen}

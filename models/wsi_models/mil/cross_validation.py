@@ -172,13 +172,24 @@ def run_mil(
     TrainingError
         If there is a run in the folder, or the slides cannot be divided.
     """
-    if (out / RECIPE_FILE).exists():
-        raise TrainingError(f"{out} holds a run; choose another folder, or remove it")
+    require_empty(out)
     judged = cross_validate(recipe, bags, device, progress)
     progress.start("train on all slides", recipe.train.epochs)
     parts = _cut(np.arange(len(bags), dtype=np.int64), bags, recipe)
     final = fit(recipe.model, recipe.train, bags, parts, device, progress)
     return Outcome(result=judged.result, files=_write_run(out, recipe, bags, judged, final))
+
+
+def require_empty(out: Path) -> None:
+    """Refuse a folder that holds a run.
+
+    Raises
+    ------
+    TrainingError
+        If it does.
+    """
+    if (out / RECIPE_FILE).exists():
+        raise TrainingError(f"{out} holds a run; choose another folder, or remove it")
 
 
 def _write_run(

@@ -9,6 +9,7 @@ import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -19,8 +20,6 @@ from wsi_models.model_folder import BundleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import numpy as np
 
     from wsi_models.mil.bundle import SlideModel
 
@@ -37,6 +36,8 @@ class Judgement:
         Probabilities of the classes.
     label : int
         The class decided for.
+    risk : float or None
+        Logarithm of the hazard, of a model of survival.
     attention : ndarray of shape (N, A), float32
         Share of each patch; columns sum to 1.
     attention_names : tuple of str
@@ -46,11 +47,15 @@ class Judgement:
     slide_id: str
     prob: NDArray[np.float32]
     label: int
+    risk: float | None
     attention: NDArray[np.float32]
     attention_names: tuple[str, ...]
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return the row of a table: slide, class and probabilities."""
+        """Return the row of a table: slide, class and probabilities; or risk and group."""
+        if self.risk is not None:
+            risk = round(self.risk, 6)
+            return {"slide_id": self.slide_id, "risk": risk, "group": class_names[self.label]}
         probabilities = {
             f"prob_{name}": round(float(value), 6)
             for name, value in zip(class_names, self.prob, strict=True)
@@ -90,25 +95,65 @@ def judge_slide(
     head, names = model.head, model.config.class_names
     with torch.inference_mode():
         scores = head.score(torch.from_numpy(features).to(head.mean.device))
-        prob = head.probabilities(scores.logits).cpu()
+        logits = scores.logits.cpu()
+        prob = head.probabilities(logits)
         attention = scores.attention.cpu().numpy()
     own = attention.shape[1] > 1
     return Judgement(
         slide_id=slide_id,
         prob=prob.numpy(),
         label=int(decide(prob.unsqueeze(0), model.config.threshold)),
+        risk=float(logits[0]) if model.config.target == "survival" else None,
         attention=attention,
         attention_names=tuple(f"attention_{name}" for name in names) if own else ("attention",),
     )
+
+
+def judge_slides(
+    model: SlideModel, name: str, slides: Sequence[tuple[NDArray[np.float32], str | None]]
+) -> tuple[Judgement, list[NDArray[np.float32]]]:
+    """Judge several slides together, as one bag.
+
+    Parameters
+    ----------
+    model : SlideModel
+        The model, on any device.
+    name : str
+        What the bag is called, mostly a patient.
+    slides : sequence of tuple
+        Features of each slide, shape (N, F), and the fingerprint of their encoder.
+
+    Returns
+    -------
+    Judgement
+        Of all of them.
+    list of ndarray of shape (N, A)
+        The attention of each slide's patches; over all slides, columns sum to 1.
+
+    Raises
+    ------
+    BundleError
+        As :func:`judge_slide`, or if the slides come from several encoders.
+    """
+    encoders = {encoder for _, encoder in slides if encoder is not None}
+    if len(encoders) > 1:
+        raise BundleError(
+            f"the features of {name} come from {len(encoders)} encoders; compute them with one"
+        )
+    together = np.concatenate([features for features, _ in slides])
+    judgement = judge_slide(model, name, together, next(iter(encoders), None))
+    ends = np.cumsum([len(features) for features, _ in slides])[:-1]
+    return judgement, np.split(judgement.attention, ends)
 
 
 def write_judgements(
     path: Path, judgements: Sequence[Judgement], class_names: Sequence[str]
 ) -> Path:
     """Write one row per slide as CSV; return the path."""
-    columns = ["slide_id", "predicted", *(f"prob_{name}" for name in class_names)]
+    rows = [judgement.to_dict(class_names) for judgement in judgements]
+    columns = list(rows[0]) if rows else ["slide_id"]
     with replace_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as f:
         table = csv.DictWriter(f, columns)
         table.writeheader()
-        table.writerows(judgement.to_dict(class_names) for judgement in judgements)
+        table.writerows(rows)
     return path

@@ -105,7 +105,7 @@ def fit(
         torch.manual_seed(config.seed)
         head = build_head(model, bags.feature_count, len(bags.classes)).to(device)
         if model.standardise:
-            _standardise(head, bags, parts.training)
+            standardise_head(head, bags, parts.training)
         fitted = Fitted(head=head)
         _run_epochs(fitted, model.optimisation, config, bags, parts, progress)
     head.eval()
@@ -176,7 +176,7 @@ def _run_epochs(
 ) -> None:
     """Train until nothing gets better; leave the best weights and the history."""
     head = fitted.head
-    optimizer, schedule = _optimizer(head, optimisation, config.epochs)
+    optimizer, schedule = make_optimizer(head, optimisation, config.epochs)
     weights = _slide_weights(bags, parts.training, balanced=config.balanced)
     rng = np.random.default_rng(config.seed)
     lowest, best = math.inf, copy.deepcopy(head.state_dict())
@@ -230,7 +230,8 @@ def _mean_loss(head: Head, bags: Bags, indices: Indices) -> float:
     return float(np.mean(losses))
 
 
-def _optimizer(head: Head, config: AdamConfig, epochs: int) -> tuple[optim.Optimizer, LambdaLR]:
+def make_optimizer(head: Head, config: AdamConfig, epochs: int) -> tuple[optim.Optimizer, LambdaLR]:
+    """Return Adam for a head, and the schedule of its rate, a step per epoch."""
     optimizer = optim.Adam(
         head.parameters(), config.lr, betas=config.betas, weight_decay=config.weight_decay
     )
@@ -243,7 +244,7 @@ def _optimizer(head: Head, config: AdamConfig, epochs: int) -> tuple[optim.Optim
     return optimizer, LambdaLR(optimizer, factor)
 
 
-def _standardise(head: Head, bags: Bags, training: Indices) -> None:
+def standardise_head(head: Head, bags: Bags, training: Indices) -> None:
     """Measure mean and deviation of the instances that train, in one pass; constants keep 1."""
     count, mean, squares = 0, torch.zeros(bags.feature_count).double(), torch.tensor(0.0)
     for index in training.tolist():

@@ -253,7 +253,8 @@ def test_the_commands_train_and_judge_patients(tmp_path: Path) -> None:
 
     trained = call(
         "mil", "train", tmp_path / "features", "--labels", tmp_path / "cohort.csv", *survival,
-        "--recipe", tmp_path / "recipe.toml", "--out", tmp_path / "run", "--device", "cpu", "--json",
+        "--recipe", tmp_path / "recipe.toml", "--out", tmp_path / "run", "--device", "cpu",
+        "--json",
     )  # fmt: skip
     assert trained.exit_code == 0, trained.output
     found = json.loads(trained.stdout)["concordance"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from shapely.geometry import shape as to_shape
 
 from tests.stores import make_predictions
-from wsi_pipeline.annotations import read_polygons
 from wsi_pipeline.errors import PredictionsError
 from wsi_pipeline.results.export.geojson import write_geojson
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
@@ -100,10 +98,6 @@ def features_in(path: Path) -> list[dict[str, Any]]:
     return features
 
 
-def class_of(feature: dict[str, Any]) -> str:
-    return str(feature["properties"]["classification"]["name"])
-
-
 def test_tiles_have_the_structure_that_qupath_reads(tmp_path: Path) -> None:
     predictions = make_predictions(n=20, extent=8, pitch=8)
     write_geojson(tmp_path / "a.geojson", predictions)
@@ -126,53 +120,10 @@ def test_tiles_have_the_structure_that_qupath_reads(tmp_path: Path) -> None:
         assert_allclose(list(measured.values())[:3], predictions.prob[index], atol=5.1e-5)
 
 
-@pytest.mark.parametrize("merge", [False, True])
 @pytest.mark.parametrize("n", [0, 1])
-def test_few_tiles_are_legal(tmp_path: Path, merge: bool, n: int) -> None:
-    write_geojson(tmp_path / "a.geojson", make_predictions(n=n), merge=merge)
+def test_few_tiles_are_legal(tmp_path: Path, n: int) -> None:
+    write_geojson(tmp_path / "a.geojson", make_predictions(n=n))
     assert len(features_in(tmp_path / "a.geojson")) == n
-
-
-@settings(max_examples=30, deadline=None)
-@given(n=st.integers(0, 80), seed=st.integers(0, 100), pitch=st.floats(3, 1000))
-def test_regions_cover_the_tiles_of_their_class_and_no_more(
-    tmp_path_factory: pytest.TempPathFactory, n: int, seed: int, pitch: float
-) -> None:
-    path = tmp_path_factory.mktemp("g") / "a.geojson"
-    predictions = make_predictions(n=n, extent=pitch, pitch=pitch, seed=seed)
-    write_geojson(path, predictions, merge=True)
-    features = features_in(path)
-    write_geojson(path, predictions)
-    tiles = features_in(path)
-    for name in predictions.class_names:
-        regions, own = (
-            [
-                to_shape(f["geometry"])
-                for f in fs
-                if f["properties"]["classification"]["name"] == name
-            ]
-            for fs in (features, tiles)
-        )
-        assert all(region.is_valid and region.geom_type == "Polygon" for region in regions)
-        assert shapely.union_all(regions).equals(shapely.union_all(own))
-        assert sum(r.area for r in regions) == sum(t.area for t in own), "no overlap, no sliver"
-    assert all(f["properties"]["objectType"] == "annotation" for f in features)
-
-
-def test_touching_tiles_of_one_class_become_one_region(tmp_path: Path) -> None:
-    certain = np.zeros((80, 3), dtype=np.float32)
-    certain[:, 1] = 1
-    predictions = replace(make_predictions(extent=10.4, pitch=10.4), prob=certain)
-    write_geojson(tmp_path / "a.geojson", predictions, merge=True)
-    (region,) = features_in(tmp_path / "a.geojson")
-    assert to_shape(region["geometry"]).equals(shapely.box(0, 0, 104, 83))
-
-
-def test_our_own_reader_reads_the_regions(tmp_path: Path) -> None:
-    write_geojson(tmp_path / "a.geojson", make_predictions(), merge=True)
-    found = read_polygons(tmp_path / "a.geojson")
-    assert {annotation.name for annotation in found} == {"tumour", "stroma", "fat, other"}
-    assert sum(annotation.geometry.area for annotation in found) == 80 * 64
 
 
 @pytest.mark.parametrize("write", [write_geojson, write_predictions])

@@ -15,7 +15,9 @@ from tests.runs import bluer
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelMismatchError, StoreNotFoundError
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.results.views import redraw_heatmap
+from wsi_pipeline.results.class_map import ClassRule
+from wsi_pipeline.results.finished import Finished
+from wsi_pipeline.results.views import draw_heatmap
 from wsi_pipeline.run.one_store import Predicted, predict_slide
 from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.store.find import find_stores
@@ -66,11 +68,13 @@ def test_one_class_can_be_drawn_and_an_unknown_one_is_named(
     store: PatchStore, predicted: Predicted, tmp_path: Path
 ) -> None:
     table = predicted.files["predictions"]
-    drawn = redraw_heatmap(table, store.path, tmp_path / "pink.png", class_name="pink")
+    result = Finished(folder=store.path.parent, predictions=table).open(ClassRule())
+    drawn = tmp_path / "pink.png"
+    draw_heatmap(result, drawn, class_name="pink")
 
     assert drawn.stat().st_size > 10_000
     with pytest.raises(ConfigError, match=r"'green'.*blue, pink"):
-        redraw_heatmap(table, store.path, drawn, class_name="green")
+        draw_heatmap(result, drawn, class_name="green")
 
 
 def test_stores_are_found_by_their_folder(store: PatchStore, tmp_path: Path) -> None:

@@ -305,6 +305,32 @@ class PredictConfig(StageConfig):
     )
 
 
+class ResultsConfig(StageConfig):
+    """How predictions are shown and exported; nothing is predicted anew for it."""
+
+    export: tuple[str, ...] = Field(
+        (),
+        description="Files written for each slide beside the usual ones, such as regions or "
+        "ome-tiff; 'wsi-pipeline export --help' lists them.",
+    )
+    classes: tuple[str, ...] = Field(
+        (), description="Classes to choose from; all of the model if empty."
+    )
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="A place has the most probable of these classes if its probability is at "
+        "least this; if not given, it must be the most probable of all.",
+    )
+    smooth_um: float = Field(
+        0.0,
+        ge=0,
+        description="Average probabilities over neighbours, with a Gaussian of this standard "
+        "deviation, um.",
+    )
+
+
 class PipelineConfig(StageConfig):
     """Everything a run depends on besides its slides and its model."""
 
@@ -315,10 +341,11 @@ class PipelineConfig(StageConfig):
     stain: StainConfig = StainConfig()
     store: StoreConfig = StoreConfig()
     predict: PredictConfig = PredictConfig()
+    results: ResultsConfig = ResultsConfig()
 
     def preprocessing(self) -> dict[str, Any]:
         """Return the part that decides the content of a patch store, as plain values."""
-        return self.model_dump(mode="json", exclude={"predict"})
+        return self.model_dump(mode="json", exclude={"predict", "results"})
 
 
 def load_config(

@@ -14,6 +14,7 @@ WsiPipelineError
  │   ├─ StoreExistsError (FileExistsError)
  │   └─ StoreSchemaError           not a patch store, or of a schema this version cannot read
  ├─ PredictionsError               a file of predictions cannot be read
+ ├─ ExportError                    a result cannot be exported, or its library is missing
  ├─ FeaturesError                  a file of features cannot be read or used
  ├─ ModelMismatchError             the model was trained for another mpp, patch size or stains
  ├─ ModelOutputError               the model gave values that are no numbers
@@ -109,6 +110,10 @@ class StoreSchemaError(StoreError, ValueError):
 
 class PredictionsError(WsiPipelineError, ValueError):
     """A file is not a table of predictions, or is damaged."""
+
+
+class ExportError(WsiPipelineError, ValueError):
+    """A result cannot be exported as asked, or the library that it takes is not installed."""
 
 
 class FeaturesError(WsiPipelineError, ValueError):

@@ -6,6 +6,7 @@ Knows nothing of what is written.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,28 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Lend the name of a temporary folder beside ``path``, and give it that name on success.
+
+    Parameters
+    ----------
+    path : Path
+        Final name; a folder that has it is replaced.
+
+    Yields
+    ------
+    Path
+        Folder to make and fill. It is removed if the block raises.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        yield Path(scratch) / "new"
+        if path.exists():
+            path.rename(Path(scratch) / "old")
+        (Path(scratch) / "new").rename(path)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
 from wsi_pipeline.cli.evaluate import evaluate
 from wsi_pipeline.cli.explain import explain
+from wsi_pipeline.cli.export import export
 from wsi_pipeline.cli.features import features
 from wsi_pipeline.cli.heatmap import heatmap
 from wsi_pipeline.cli.info import info
@@ -48,6 +49,7 @@ for _command in (
     predict,
     heatmap,
     explain,
+    export,
     run,
     report,
     ingest,

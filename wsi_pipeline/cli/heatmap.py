@@ -3,45 +3,62 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from wsi_pipeline.cli.console import explained_errors
+from wsi_pipeline.cli.options import config_options, resolve_config
+from wsi_pipeline.cli.results import each_result, results_argument, rule_options
 
 
 @click.command()
-@click.argument("predictions", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@results_argument
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Picture to write (PNG).  [default: heatmap.png beside the predictions]",
-)
-@click.option(
-    "--store",
-    type=click.Path(exists=True, path_type=Path),
-    help="Patch store of the slide.  [default: patches.zarr in the folder above]",
+    type=click.Path(path_type=Path),
+    help="Picture to write (PNG), or with several slides a folder for them.  [default: "
+    "heatmap.png beside the predictions]",
 )
 @click.option(
     "--class",
     "class_name",
-    help="Show the probability of this class alone.  [default: the most probable class]",
+    help="Show how probable this class is, on a scale of its own.  [default: the classes]",
 )
+@rule_options
+@config_options("results")
 def heatmap(
-    predictions: Path, out: Path | None, store: Path | None, class_name: str | None
+    results: tuple[Path, ...],
+    out: Path | None,
+    class_name: str | None,
+    model_name: str | None,
+    **values: Any,
 ) -> None:
     """Draw predictions over the slide, with legend and scale bar.
 
+    RESULTS is a folder of results, or of one slide, or a predictions.parquet. Nothing is predicted
+    anew: try another threshold, or some of the classes, in a second.
+
     \b
-        wsi-pipeline heatmap results/slide-1/demo/predictions.parquet
-        wsi-pipeline heatmap predictions.parquet --class tumor --out tumor.png
+        wsi-pipeline heatmap results
+        wsi-pipeline heatmap results --threshold 0.8 --classes tumor
+        wsi-pipeline heatmap results/slide-1 --class tumor --out tumor.png
     """
-    from wsi_pipeline.results.views import redraw_heatmap
+    from wsi_pipeline.results.finished import find_finished
+    from wsi_pipeline.results.views import HEATMAP_NAME, draw_heatmap, rule_of
 
     with explained_errors():
-        written = redraw_heatmap(
-            predictions,
-            store or predictions.parent.parent / "patches.zarr",
-            out or predictions.with_name("heatmap.png"),
-            class_name=class_name,
-        )
-    click.echo(written)
+        rule = rule_of(resolve_config(values).results)
+        found = [item for item in find_finished(results, model_name) if item.predictions]
+        file = HEATMAP_NAME if class_name is None else f"{class_name}.png"
+
+        def draw(index: int) -> list[Path]:
+            item = found[index]
+            assert item.predictions is not None
+            path = item.predictions.with_name(file) if out is None else out
+            if out is not None and len(found) > 1:
+                path = out / item.folder.name / item.predictions.parent.name / file
+            draw_heatmap(item.open(rule), path, class_name=class_name)
+            return [path]
+
+        each_result([str(item.folder) for item in found], draw)

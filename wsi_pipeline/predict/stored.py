@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import StoreError
+from wsi_pipeline.predict.origin import with_origin
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import PredictConfig
@@ -41,4 +42,5 @@ def predict_patches(
     # torch is loaded here, so that preprocessing does not wait for it
     from wsi_pipeline.predict.patches import predict_store
 
-    return predict_store(store, model.module, model.spec, config, progress=progress)
+    found = predict_store(store, model.module, model.spec, config, progress=progress)
+    return with_origin(found, store, model)

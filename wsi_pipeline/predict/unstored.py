@@ -62,6 +62,10 @@ class SlidePatches:
         Tissue and artefacts.
     thumbnail : ndarray of shape (h, w, 3), uint8
         The whole slide, RGB.
+    label_names : tuple of str
+        Classes of annotated areas; empty without.
+    fingerprint, config_hash : str
+        Of the slide file, and of what decided the patches.
     """
 
     has_rgb = True
@@ -72,8 +76,12 @@ class SlidePatches:
         self.stain: StainEstimate = header.stain
         self.mask: TissueMask = header.mask
         self.thumbnail: NDArray[np.uint8] = header.thumbnail
+        self.label_names = header.label_names
+        self.fingerprint = header.fingerprint
+        self.config_hash = header.config_hash
         self._tiles = tiles
         self._grid = header.grid
+        self._header = header
         self._encoder = HeEncoder(header.stain.matrix)
 
     def __len__(self) -> int:
@@ -113,6 +121,23 @@ class SlidePatches:
     def pitch(self) -> float:
         """Distance between neighbouring tiles, level-0 px."""
         return self._grid.pitch
+
+    @property
+    def label(self) -> NDArray[np.int16]:
+        """Index into ``label_names``, shape (N,); -1 is unknown."""
+        if self._header.label is None:
+            return np.full(len(self), -1, dtype=np.int16)
+        return self._header.label
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Patient of each tile; the slide itself where none is known."""
+        return self._header.group or (self.slide.slide_id,) * len(self)
+
+    @property
+    def tissue_fraction(self) -> NDArray[np.float32]:
+        """Share of each tile that is tissue, shape (N,)."""
+        return np.asarray(self._grid.tissue_fraction[tuple(self._grid.rc.T)])
 
     @property
     def areas(self) -> NDArray[np.uint8]:

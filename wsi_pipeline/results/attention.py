@@ -19,7 +19,7 @@ from wsi_pipeline.results.export.attention import (
     write_attention_table,
 )
 from wsi_pipeline.results.heatmap import paint_tiles
-from wsi_pipeline.results.pictures import draw_heatmap
+from wsi_pipeline.results.pictures import draw_probability
 from wsi_pipeline.types import Heatmap
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def write_attention(
     )
     for name in attention.names:
         files[name] = folder / f"{name}.png"
-        draw_heatmap(files[name], store, painted, class_name=name, scale="Percentile of attention")
+        draw_probability(files[name], store, painted, name, scale="Percentile of attention")
     return files
 
 

@@ -6,8 +6,6 @@ How features are computed is not known here.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import FeaturesError
-from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.files import replace_atomically, replace_folder
 
 FEATURE_NAMES = ("features", "feats")
 """Names of the array of features, ours first; STAMP writes the second."""
@@ -115,7 +113,7 @@ def write_features(path: Path, features: SlideFeatures) -> None:
             for name, (values, attributes) in arrays.items():
                 file.create_dataset(name, data=values).attrs.update(attributes)
         return
-    with _replace_folder(path) as partial:
+    with replace_folder(path) as partial:
         group = zarr.create_group(partial, zarr_format=3)
         for name, (values, attributes) in arrays.items():
             chunks = (CHUNK_ROWS, *values.shape[1:])
@@ -270,14 +268,3 @@ def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
         name: value.tolist() if hasattr(value, "tolist") else value
         for name, value in attributes.items()
     }
-
-
-@contextmanager
-def _replace_folder(path: Path) -> Iterator[Path]:
-    """Lend a temporary folder, and give it the name ``path`` on success."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        yield Path(scratch) / "new"
-        if path.exists():
-            shutil.move(path, Path(scratch) / "old")
-        (Path(scratch) / "new").replace(path)

@@ -6,7 +6,7 @@ or writes files.
 """
 
 from wsi_pipeline.types.explanations import StainExplanations
-from wsi_pipeline.types.predictions import Heatmap, ModelSpec, PatchInput, Predictions
+from wsi_pipeline.types.predictions import Heatmap, ModelSpec, Origin, PatchInput, Predictions
 from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
 from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
 from wsi_pipeline.types.stains import STAIN_CONVENTION, StainEstimate, StainMatrix, StainVerdict
@@ -19,6 +19,7 @@ __all__ = [
     "ModelSpec",
     "MppSource",
     "NoProgress",
+    "Origin",
     "PatchInput",
     "Predictions",
     "Progress",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,43 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What predictions were made of.
+
+    Attributes
+    ----------
+    slide_id : str
+        Name of the slide.
+    mpp : float
+        Resolution at level 0, um/px: the unit of places.
+    model : str
+        Name of the model.
+    model_fingerprint, slide_fingerprint, config_hash : str
+        Hashes of its weights, of the slide file and of what decided the patches.
+    """
+
+    slide_id: str
+    mpp: float
+    model: str
+    model_fingerprint: str
+    slide_fingerprint: str
+    config_hash: str
+
+    @property
+    def run_id(self) -> str:
+        """Name of what decides the predictions: slide, patches and weights; 16 hex digits.
+
+        Equal work has equal names, whenever and wherever it is done.
+        """
+        parts = (self.slide_fingerprint, self.config_hash, self.model_fingerprint)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, the name of the run among them."""
+        return {**asdict(self), "run_id": self.run_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
     """Class probabilities of the patches of one slide.
 
@@ -67,6 +105,10 @@ class Predictions:
         Side of a tile and distance between tiles, level-0 px.
     class_names, class_colors : tuple of str
         One per column of ``prob``.
+    origin : Origin or None
+        What they were made of, where it is known.
+    piece : ndarray of shape (N,), int32, or None
+        Number of the piece of tissue that each patch belongs to, from 1.
     """
 
     prob: NDArray[np.float32]
@@ -77,6 +119,8 @@ class Predictions:
     pitch: float
     class_names: tuple[str, ...]
     class_colors: tuple[str, ...]
+    origin: Origin | None = None
+    piece: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         n, k = self.prob.shape
@@ -84,6 +128,8 @@ class Predictions:
             raise ValueError(f"prob has {k} columns for {len(self.class_names)} classes")
         if self.xy.shape != (n, 2) or self.rc.shape != (n, 2):
             raise ValueError(f"xy {self.xy.shape} and rc {self.rc.shape} do not match {n} patches")
+        if self.piece is not None and self.piece.shape != (n,):
+            raise ValueError(f"piece {self.piece.shape} does not match {n} patches")
 
     def __len__(self) -> int:
         return len(self.prob)

@@ -57,6 +57,30 @@ class SlideRecords(Protocol):
     def extent(self) -> float:
         """Side of a tile, level-0 px."""
 
+    @property
+    def tissue_fraction(self) -> NDArray[np.float32]:
+        """Share of each tile that is tissue, shape (N,)."""
+
+    @property
+    def label(self) -> NDArray[np.int16]:
+        """Index into :attr:`label_names`, shape (N,); -1 is unknown."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Classes; empty without labels."""
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """Patient or prototype of each patch; the slide itself where none is known."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the slide file."""
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of what decided the patches."""
+
     def funnel(self) -> dict[str, int]:
         """Count the candidate tiles by reason, ``kept`` first."""
 

@@ -1,7 +1,6 @@
-"""Predictions -> GeoJSON that QuPath opens as classified objects.
+"""Predictions -> GeoJSON that QuPath opens as classified objects, one tile object per tile.
 
-Either one tile object per tile, written one at a time, or one annotation per connected region of
-a class. Coordinates are level-0 px; no image is written.
+Objects are written one at a time. Coordinates are level-0 px; no image is written.
 """
 
 from __future__ import annotations
@@ -10,22 +9,28 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid5
 
 import numpy as np
 import shapely
 from shapely.geometry.polygon import orient
 
 from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.results.export.registry import Export
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from shapely.geometry import Polygon
 
+    from wsi_pipeline.results.slide_result import SlideResult
     from wsi_pipeline.types import Predictions
 
 PROB_DECIMALS = 4
+NAMESPACE = UUID("6a3c1f0e-5b7d-4c52-9d51-1f0c2f7ab9d4")
+"""Makes ids of areas unlike those of anything else."""
 
 
-def write_geojson(path: Path, predictions: Predictions, *, merge: bool = False) -> None:
+def write_geojson(path: Path, predictions: Predictions) -> None:
     """Write predictions as a FeatureCollection for QuPath 0.5 and later.
 
     Parameters
@@ -34,16 +39,19 @@ def write_geojson(path: Path, predictions: Predictions, *, merge: bool = False) 
         File to write; an older one is replaced in one step.
     predictions : Predictions
         Of one slide; N = 0 gives a collection without features.
-    merge : bool
-        Outline connected tiles of one class as annotations, which can be edited, instead of
-        writing every tile with its probabilities. Where tiles overlap, so do the regions.
 
     Notes
     -----
-    Objects carry ``objectType`` (``tile`` or ``annotation``) and ``classification`` (name and
-    colour); tiles also carry ``measurements``, one probability per class and the entropy.
+    Objects carry ``objectType`` (``tile``), ``classification`` (name and colour) and
+    ``measurements``: one probability per class, the entropy and, where it is known, the number of
+    the piece of tissue.
     """
-    write_collection(path, _regions(predictions) if merge else _tiles(predictions))
+    write_collection(path, _tiles(predictions))
+
+
+def write_tiles(path: Path, result: SlideResult) -> None:
+    """Write the predictions of a slide, as :func:`write_geojson`."""
+    write_geojson(path, result.predictions)
 
 
 def write_collection(path: Path, features: Iterable[dict[str, Any]]) -> None:
@@ -59,9 +67,12 @@ def write_collection(path: Path, features: Iterable[dict[str, Any]]) -> None:
 
 def _tiles(predictions: Predictions) -> Iterator[dict[str, Any]]:
     """Yield one feature per tile."""
-    classes = _classifications(predictions)
+    classes = classifications(predictions.class_names, predictions.class_colors)
     measured = [*(f"prob {name}" for name in predictions.class_names), "entropy"]
     columns = np.column_stack([predictions.prob, predictions.entropy]).astype(np.float64)
+    if predictions.piece is not None:
+        measured.append("piece")
+        columns = np.column_stack([columns, predictions.piece])
     boxes, labels = _boxes(predictions), predictions.label
     for box, label, numbers in zip(boxes, labels, columns.round(PROB_DECIMALS), strict=True):
         properties = {
@@ -82,21 +93,45 @@ def tile_feature(box: Sequence[int], properties: dict[str, Any]) -> dict[str, An
     }
 
 
-def _regions(predictions: Predictions) -> Iterator[dict[str, Any]]:
-    """Yield one feature per connected region, class by class."""
-    boxes, labels = _boxes(predictions), predictions.label
-    for label, classification in enumerate(_classifications(predictions)):
-        union = shapely.union_all(shapely.box(*boxes[labels == label].T))
-        for region in shapely.get_parts(union):
-            rings = [orient(region).exterior, *orient(region).interiors]
-            yield {
-                "type": "Feature",
-                "geometry": {
-                    "type": "Polygon",
-                    "coordinates": [shapely.get_coordinates(r).astype(int).tolist() for r in rings],
-                },
-                "properties": {"objectType": "annotation", "classification": classification},
-            }
+def annotation_feature(
+    polygons: Sequence[Polygon],
+    classification: dict[str, Any],
+    *,
+    name: str | None = None,
+    measurements: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Describe an area as an annotation of QuPath, which can be edited.
+
+    Parameters
+    ----------
+    polygons : sequence of shapely Polygon
+        Outlines and holes, whole level-0 px; several are one object of several parts.
+    classification : dict
+        Name and colour of its class.
+    name : str or None
+        Its own name.
+    measurements : dict of str to float or None
+        Numbers that QuPath shows in its tables.
+    """
+    shapes = [
+        [shapely.get_coordinates(ring).astype(int).tolist() for ring in (p.exterior, *p.interiors)]
+        for p in map(orient, polygons)
+    ]
+    geometry: dict[str, Any] = {"type": "Polygon", "coordinates": shapes[0]}
+    if len(shapes) > 1:
+        geometry = {"type": "MultiPolygon", "coordinates": shapes}
+    properties: dict[str, Any] = {"objectType": "annotation", "classification": classification}
+    if name is not None:
+        properties["name"] = name
+    if measurements:
+        properties["measurements"] = measurements
+    return {
+        "type": "Feature",
+        # equal areas have equal ids, so that importing a file twice makes no second object
+        "id": str(uuid5(NAMESPACE, json.dumps([geometry, classification["name"]]))),
+        "geometry": geometry,
+        "properties": properties,
+    }
 
 
 def _boxes(predictions: Predictions) -> NDArray[np.int64]:
@@ -114,8 +149,12 @@ def tile_boxes(rc: NDArray[np.int32], extent: float, pitch: float) -> NDArray[np
     return np.asarray(np.rint(corners.round(6)), dtype=np.int64)
 
 
-def _classifications(predictions: Predictions) -> list[dict[str, Any]]:
+def classifications(names: Sequence[str], colors: Sequence[str]) -> list[dict[str, Any]]:
+    """Describe classes as QuPath has them: a name and a colour as three numbers."""
     return [
         {"name": name, "color": list(bytes.fromhex(color.removeprefix("#")))}
-        for name, color in zip(predictions.class_names, predictions.class_colors, strict=True)
+        for name, color in zip(names, colors, strict=True)
     ]
+
+
+TILES = Export(file="predictions.geojson", write=write_tiles)

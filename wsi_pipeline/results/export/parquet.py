@@ -7,6 +7,7 @@ the metadata of its schema. Nothing else of a slide is written.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from wsi_pipeline.errors import PredictionsError
 from wsi_pipeline.files import replace_atomically
-from wsi_pipeline.types import Predictions
+from wsi_pipeline.types import Origin, Predictions
 
 METADATA_KEY = b"wsi_pipeline"
 SCHEMA = 1
@@ -36,10 +37,13 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     -----
     Columns: ``x``, ``y`` (top-left corner, level-0 px, int64), ``extent`` (side, level-0 px),
     ``row``, ``col`` (lattice index), ``prob_<class>`` (float32) per class, ``label`` (the most
-    probable class) and ``entropy`` (nats).
+    probable class) and ``entropy`` (nats). Where it is known, ``piece`` (number of the piece of
+    tissue), and in front ``slide_id``, ``mpp`` (um per level-0 px) and ``run_id`` (what decided the
+    predictions), so that tables of several slides can be joined.
     """
     names = np.array(predictions.class_names, dtype=object)
-    columns: dict[str, Any] = {
+    columns: dict[str, Any] = _origin_columns(predictions)
+    columns |= {
         "x": pa.array(predictions.xy[:, 0]),
         "y": pa.array(predictions.xy[:, 1]),
         "extent": pa.array(np.full(len(predictions), predictions.extent)),
@@ -50,6 +54,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         columns[f"prob_{name}"] = pa.array(np.ascontiguousarray(predictions.prob[:, index]))
     columns["label"] = pa.array(names[predictions.label], type=pa.string())
     columns["entropy"] = pa.array(predictions.entropy)
+    if predictions.piece is not None:
+        columns["piece"] = pa.array(predictions.piece)
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: _metadata(predictions)})
     with replace_atomically(path) as partial:
         pq.write_table(table, partial, compression="zstd")
@@ -83,10 +89,21 @@ def read_predictions(path: Path) -> Predictions:
         ) from error
 
 
+def _origin_columns(predictions: Predictions) -> dict[str, Any]:
+    """Repeat what is the same for all tiles, which takes no room in the file."""
+    origin = predictions.origin
+    if origin is None:
+        return {}
+    same = {"slide_id": origin.slide_id, "mpp": origin.mpp, "run_id": origin.run_id}
+    return {name: pa.repeat(value, len(predictions)) for name, value in same.items()}
+
+
 def _metadata(predictions: Predictions) -> str:
+    origin = predictions.origin
     return json.dumps(
         {
             "schema": SCHEMA,
+            "origin": None if origin is None else asdict(origin),
             "class_names": predictions.class_names,
             "class_colors": predictions.class_colors,
             "shape": predictions.shape,
@@ -114,4 +131,11 @@ def _parse(table: pa.Table) -> Predictions:
         pitch=about["pitch"],
         class_names=names,
         class_colors=tuple(about["class_colors"]),
+        origin=_origin(about.get("origin")),
+        piece=table["piece"].to_numpy() if "piece" in table.column_names else None,
     )
+
+
+def _origin(values: dict[str, Any] | None) -> Origin | None:
+    """Rebuild what the predictions were made of; older tables do not say."""
+    return None if values is None else Origin(**values)

@@ -1,4 +1,4 @@
-"""Slide records and a heatmap -> the picture of what was found on a slide."""
+"""What was found on a slide -> the picture of it: its classes, or how probable one of them is."""
 
 from __future__ import annotations
 
@@ -6,205 +6,216 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from wsi_pipeline.results.pictures.frame import (
-    SIDE_INCHES,
+from wsi_pipeline.results.pictures.sheet import (
+    COLUMN_PX,
+    GREY,
+    RED,
     SMALL,
-    TEXT,
-    heading,
-    layout,
-    paint,
-    save,
-    scale_bar,
+    Sheet,
+    rgb,
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+    from wsi_pipeline.results.class_map import ClassAreas, ClassMap
+    from wsi_pipeline.results.slide_result import SlideResult
     from wsi_pipeline.types import Heatmap, SlideRecords
 
-OPACITY = (0.15, 0.7)
+OPACITY = (0.25, 0.75)
 """Opacity of a class at chance and at certainty; tissue stays visible below both."""
-PROBABILITY_COLORS = colormaps["viridis"]
 PROBABILITY_SCALE = "Probability of {name}"
 
-LEGEND_ROW_INCHES = 0.27
-LEGEND_SPARE_INCHES = 1.0
+LEGEND_ROW_PX = 40
+LEGEND_SPARE_PX = 190
 """Height of the legend's heading and notes."""
 
 
-def draw_heatmap(
-    path: Path,
-    store: SlideRecords,
-    heatmap: Heatmap,
-    *,
-    class_name: str | None = None,
-    scale: str = PROBABILITY_SCALE,
-) -> None:
-    """Write the picture that shows what was found on a slide.
+def draw_classes(path: Path, result: SlideResult) -> None:
+    """Write the picture of the classes of a slide's tissue.
 
     Parameters
     ----------
     path : Path
         PNG to write; an older one is replaced in one step.
-    store : SlideRecords
-        The slide's store, or other records of it, for thumbnail and scale.
+    result : SlideResult
+        Of one slide; its rule says what has which class.
+    """
+    classes_sheet(result).save(path)
+
+
+def draw_probability(
+    path: Path,
+    records: SlideRecords,
+    heatmap: Heatmap,
+    class_name: str,
+    *,
+    scale: str = PROBABILITY_SCALE,
+) -> None:
+    """Write the picture of one number of each tile, such as the probability of a class.
+
+    Parameters
+    ----------
+    path : Path
+        PNG to write; an older one is replaced in one step.
+    records : SlideRecords
+        What is known of the slide.
     heatmap : Heatmap
-        The classes.
-    class_name : str or None
-        Show this class's probability; the most probable class if None.
+        The numbers, between 0 and 1.
+    class_name : str
+        Which of them.
     scale : str
-        What the values of one class are, over their legend; ``{name}`` becomes the class.
+        What they are, over their legend; ``{name}`` becomes the class.
 
     Raises
     ------
     ValueError
         If there is no class of that name.
     """
-    save(path, heatmap_figure(store, heatmap, class_name=class_name, scale=scale))
+    probability_sheet(records, heatmap, class_name, scale=scale).save(path)
 
 
-def heatmap_figure(
-    store: SlideRecords,
-    heatmap: Heatmap,
-    *,
-    class_name: str | None = None,
-    scale: str = PROBABILITY_SCALE,
-) -> Figure:
-    """Draw classes over the thumbnail of a slide, with legend and scale bar."""
-    figure, axes, side = layout(store, "predicted classes" if class_name is None else class_name)
-    if class_name is None:
-        paint(axes, class_overlay(heatmap), heatmap.cell_px)
-        _class_legend(side, heatmap)
-    else:
-        if class_name not in heatmap.class_names:
-            raise ValueError(f"{class_name!r} is not one of {', '.join(heatmap.class_names)}")
-        index = heatmap.class_names.index(class_name)
-        paint(axes, probability_overlay(heatmap, index), heatmap.cell_px)
-        _probability_legend(side, scale.format(name=class_name))
-    scale_bar(axes, store.slide)
-    return figure
+def classes_sheet(result: SlideResult) -> Sheet:
+    """Draw the classes of a slide's tissue over it, with a legend of areas."""
+    sheet = Sheet(result.records, "predicted classes")
+    laid = result.class_map
+    labels = laid.at(*sheet.places())
+    opacity = _at_places(sheet, class_opacity(result.heatmap), result.heatmap.cell_px)
+    opacity[labels < 0] = 0
+    colors = np.array([rgb(color) for color in laid.class_colors])
+    sheet.blend(colors.take(labels, axis=0, mode="clip"), opacity)
+    _class_legend(sheet, result)
+    return sheet
 
 
-def class_overlay(heatmap: Heatmap) -> NDArray[np.float64]:
-    """Colour each cell by its most probable class, more opaque where it is more probable.
+def probability_sheet(
+    records: SlideRecords, heatmap: Heatmap, class_name: str, *, scale: str = PROBABILITY_SCALE
+) -> Sheet:
+    """Draw one number of each tile over the slide, on a scale unlike any stain."""
+    if class_name not in heatmap.class_names:
+        raise ValueError(f"{class_name!r} is not one of {', '.join(heatmap.class_names)}")
+    sheet = Sheet(records, class_name)
+    plane = heatmap.values[..., heatmap.class_names.index(class_name)]
+    values = _at_places(sheet, plane, heatmap.cell_px)
+    opacity = np.where(np.isnan(values), 0, OPACITY[1]).astype(np.float32)
+    sheet.blend(viridis(np.nan_to_num(values)), opacity)
+    _probability_legend(sheet, scale.format(name=class_name))
+    return sheet
+
+
+def class_opacity(heatmap: Heatmap) -> NDArray[np.float32]:
+    """Say how strongly each cell is coloured, the more the more probable its class is.
 
     Returns
     -------
-    ndarray of shape (rows, cols, 4), float64
-        RGBA in [0, 1]; fully transparent where nothing was predicted.
+    ndarray of shape (rows, cols), float32
+        Between the two of :data:`OPACITY`, from chance to certainty; NaN where there is no tile.
     """
-    rgba = np.zeros((*heatmap.values.shape[:2], 4))
-    painted = ~np.isnan(heatmap.values[..., 0])
-    prob = heatmap.values[painted].astype(np.float64)
-    colors = np.array([to_rgb(color) for color in heatmap.class_colors])
     chance = 1 / len(heatmap.class_names)
-    certainty = (prob.max(axis=-1) - chance) / max(1 - chance, 1e-9)
-    rgba[painted, :3] = colors[prob.argmax(axis=-1)]
-    rgba[painted, 3] = OPACITY[0] + (OPACITY[1] - OPACITY[0]) * certainty.clip(0, 1)
-    return rgba
+    certainty = (heatmap.values.max(axis=-1) - chance) / max(1 - chance, 1e-9)
+    span = OPACITY[1] - OPACITY[0]
+    return np.asarray(OPACITY[0] + span * certainty.clip(0, 1), dtype=np.float32)
 
 
-def probability_overlay(heatmap: Heatmap, index: int) -> NDArray[np.float64]:
-    """Colour each cell by the probability of one class, on a scale unlike any stain.
-
-    Returns
-    -------
-    ndarray of shape (rows, cols, 4), float64
-        RGBA in [0, 1]; fully transparent where nothing was predicted.
-    """
-    prob = heatmap.values[..., index].astype(np.float64)
-    rgba = PROBABILITY_COLORS(np.nan_to_num(prob))
-    rgba[..., 3] = np.where(np.isnan(prob), 0, OPACITY[1])
-    return np.asarray(rgba, dtype=np.float64)
+def viridis(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return the colours of numbers between 0 and 1, RGB, shape (..., 3)."""
+    steps = np.arange(256, dtype=np.uint8)
+    levels = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    table = cv2.applyColorMap(steps[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    return np.asarray(table.take(levels, axis=0), dtype=np.uint8)
 
 
-def class_shares(heatmap: Heatmap) -> NDArray[np.float64]:
-    """Return the share of the painted cells that each class has, shape (K,); 0 without cells."""
-    painted = heatmap.values[~np.isnan(heatmap.values[..., 0])]
-    counts = np.bincount(painted.argmax(axis=-1), minlength=len(heatmap.class_names))
-    return np.asarray(counts / max(1, len(painted)), dtype=np.float64)
-
-
-def legend_classes(shares: NDArray[np.float64], room: int) -> NDArray[np.intp]:
+def legend_classes(mm2: NDArray[np.float64], room: int) -> NDArray[np.intp]:
     """Choose the classes that a legend lists.
 
     Parameters
     ----------
-    shares : ndarray of shape (K,)
-        Share of the area that each class has.
+    mm2 : ndarray of shape (K,)
+        Area that each class has.
     room : int
         Classes that the legend has room for.
 
     Returns
     -------
     ndarray of int
-        Indices, most frequent class first: all where there is room for all, else the most
-        frequent of those that have an area at all.
+        Indices, largest class first: all where there is room for all, else the largest of those
+        that have an area at all.
     """
-    order = np.argsort(-shares, kind="stable")
+    order = np.argsort(-mm2, kind="stable")
     if len(order) <= room:
         return order
-    return order[: min(room, np.count_nonzero(shares))]
+    return order[: min(room, np.count_nonzero(mm2))]
 
 
-def _class_legend(side: Axes, heatmap: Heatmap) -> None:
-    """Write the classes, most frequent first, with their shares of the predicted area."""
-    shares = class_shares(heatmap)
-    y = heading(side, "Class", 0.0)
-    side.text(
-        SIDE_INCHES, 0, "share of area", fontsize=SMALL, va="top", ha="right", color="#444444"
-    )
-    room = int((-side.get_ylim()[0] - LEGEND_SPARE_INCHES) / LEGEND_ROW_INCHES)
-    listed = legend_classes(shares, room)
+def _at_places(sheet: Sheet, cells: NDArray[np.float32], cell_px: float) -> NDArray[np.float32]:
+    """Look up the cell of each pixel of the panel; NaN where there is none."""
+    x, y = sheet.places()
+    cols, rows = (x // cell_px).astype(np.intp), (y // cell_px).astype(np.intp)
+    # one cell of nothing beyond the last row and column
+    framed = np.pad(cells, ((0, 1), (0, 1)), constant_values=np.nan)
+    limit_rows, limit_cols = cells.shape
+    at = np.ix_(rows.clip(max=limit_rows), cols.clip(max=limit_cols))
+    return np.asarray(framed[at], dtype=np.float32)
+
+
+def _class_legend(sheet: Sheet, result: SlideResult) -> None:
+    """Write the classes, largest first, with their areas and shares of the classified tissue."""
+    laid, areas = result.class_map, result.areas[0]
+    mm2 = np.array(list(areas.class_mm2.values()))
+    total = max(float(mm2.sum()), 1e-12)
+    sheet.write_right(COLUMN_PX, "share", SMALL, color=GREY)
+    sheet.write_right(COLUMN_PX - 75, "mm²", SMALL, color=GREY)
+    sheet.heading("Class")
+    listed = legend_classes(mm2, int((sheet.room - LEGEND_SPARE_PX) / LEGEND_ROW_PX))
     for index in listed:
-        name, color = heatmap.class_names[index], heatmap.class_colors[index]
-        _strip(side, _class_tones(color), (0, y, 0.6))
-        side.text(0.72, y - 0.09, name, fontsize=TEXT, va="center")
-        side.text(
-            SIDE_INCHES, y - 0.09, f"{shares[index]:.1%}", fontsize=TEXT, va="center", ha="right"
-        )
-        y -= LEGEND_ROW_INCHES
-    rest = np.delete(shares, listed)
+        sheet.swatch(0, 90, 27, _class_tones(laid, int(index)))
+        sheet.y += 3
+        sheet.write(108, laid.class_names[index])
+        sheet.write_right(COLUMN_PX - 75, f"{mm2[index]:.3g}")
+        sheet.write_right(COLUMN_PX, f"{mm2[index] / total:.1%}")
+        sheet.y += LEGEND_ROW_PX - 3
+    rest = np.delete(mm2, listed)
     if rest.any():
-        text = f"and {np.count_nonzero(rest)} more with {rest.sum():.1%} together"
-        side.text(0, y, text, fontsize=TEXT, va="top")
-        y -= 0.22
-    if not shares.any():
-        side.text(0, y, "no tile was predicted", fontsize=TEXT, va="top", color="#b71c1c")
-        y -= 0.22
-    chance = 1 / len(heatmap.class_names)
+        share = rest.sum() / total
+        sheet.write(0, f"and {np.count_nonzero(rest)} more with {share:.1%} together")
+        sheet.y += 34
+    if not mm2.any():
+        sheet.write(0, "no tissue has a class", color=RED)
+        sheet.y += 34
+    _rest_of_tissue(sheet, areas)
+    sheet.y += 8
+    chance = 1 / len(laid.class_names)
     note = f"The stronger the colour, the more probable: from {chance:.2f} (chance) to 1."
-    side.text(0, y - 0.05, "\n".join(textwrap.wrap(note, 46)), fontsize=SMALL, va="top")
+    sheet.paragraph(textwrap.wrap(note, 46))
 
 
-def _probability_legend(side: Axes, title: str) -> None:
-    y = heading(side, title, 0.0)
-    tones = 1 - OPACITY[1] * (1 - PROBABILITY_COLORS(np.linspace(0, 1, 64))[:, :3])
-    _strip(side, tones, (0, y, 2.4))
-    for x, text in ((0.0, "0"), (1.2, "0.5"), (2.4, "1")):
-        side.text(x, y - 0.25, text, fontsize=SMALL, va="top", ha="center")
+def _rest_of_tissue(sheet: Sheet, areas: ClassAreas) -> None:
+    """Write how much tissue there is, and how much of it has no class and why."""
+    rows = [
+        ("all tissue", areas.tissue_mm2),
+        ("below the threshold", areas.undecided_mm2),
+        ("in no tile", areas.unpredicted_mm2),
+    ]
+    for name, mm2 in rows:
+        if mm2 or name == "all tissue":
+            sheet.write(0, name, SMALL, color=GREY)
+            sheet.write_right(COLUMN_PX - 75, f"{mm2:.3g}", SMALL, color=GREY)
+            sheet.y += 24
 
 
-def _class_tones(color: str) -> NDArray[np.float64]:
+def _probability_legend(sheet: Sheet, title: str) -> None:
+    sheet.heading(title)
+    tones = 255 - OPACITY[1] * (255 - viridis(np.linspace(0, 1, 64)).astype(np.float64))
+    sheet.swatch(0, 360, 27, tones)
+    sheet.y += 33
+    for x, text in ((12, "0"), (192, "0.5"), (366, "1")):
+        sheet.write_right(x, text, SMALL)
+    sheet.y += 24
+
+
+def _class_tones(laid: ClassMap, index: int) -> NDArray[np.float64]:
     """Return what a class looks like on white, from chance to certainty, shape (n, 3)."""
     alpha = np.linspace(*OPACITY, 64)[:, None]
-    return np.asarray(1 - alpha * (1 - np.array(to_rgb(color))), dtype=np.float64)
-
-
-def _strip(side: Axes, tones: NDArray[np.float64], place: tuple[float, float, float]) -> None:
-    """Draw tones from left to right; ``place`` is left, top and width, in inches."""
-    x, y, width = place
-    extent = (x, x + width, y - 0.18, y)
-    limits = side.get_xlim(), side.get_ylim()
-    side.imshow(tones[None], extent=extent, aspect="auto", interpolation="bilinear")
-    side.set(xlim=limits[0], ylim=limits[1])
-    frame = Rectangle((x, y - 0.18), width, 0.18)
-    frame.set(facecolor="none", edgecolor="#666666", linewidth=0.8)
-    side.add_patch(frame)
+    return np.asarray(255 - alpha * (255.0 - rgb(laid.class_colors[index])), dtype=np.float64)

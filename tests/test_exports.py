@@ -1,0 +1,287 @@
+"""Every export, opened by the library that reads it, against the predictions it was made of."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import anndata
+import numpy as np
+import openslide
+import pytest
+import shapely
+import tifffile
+import yaozarrs
+import zarr
+from numpy.testing import assert_allclose, assert_array_equal
+from shapely.geometry import shape as to_shape
+
+from tests.results import make_result
+from wsi_pipeline.annotations import read_annotations
+from wsi_pipeline.errors import ConfigError, ExportError
+from wsi_pipeline.results.class_map import ClassRule, NoClass
+from wsi_pipeline.results.export.registry import EXPORTS
+from wsi_pipeline.results.slide_result import SlideResult
+from wsi_pipeline.store.features import SlideFeatures, write_features
+from wsi_pipeline.types import Area
+
+MM2 = (0.5 / 1000) ** 2
+"""Square millimetres of a level-0 pixel."""
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> SlideResult:
+    return make_result(tmp_path_factory.mktemp("results"))
+
+
+def exported(name: str, folder: Path, result: SlideResult) -> Path:
+    export = EXPORTS.get(name)
+    path = folder / export.file.format(slide_id=result.slide_id)
+    export.write(path, result)
+    return path
+
+
+def features_in(path: Path) -> list[dict[str, Any]]:
+    """Parse a collection as strictly as the standard has it."""
+    document = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert document["type"] == "FeatureCollection"
+    features: list[dict[str, Any]] = document["features"]
+    return features
+
+
+def as_qupath_reads(feature: dict[str, Any]) -> dict[str, Any]:
+    """Check one object by the rules by which QuPath parses it, and return its properties."""
+    assert feature["type"] == "Feature"
+    geometry = to_shape(feature["geometry"])
+    assert geometry.is_valid
+    assert geometry.geom_type in ("Polygon", "MultiPolygon")
+    if "id" in feature:
+        assert str(UUID(feature["id"])) == feature["id"], "QuPath takes ids that are UUIDs only"
+    properties: dict[str, Any] = feature["properties"]
+    assert properties["objectType"] in ("annotation", "detection", "tile", "tmaCore")
+    color = properties["classification"]["color"]
+    assert len(color) == 3
+    assert all(isinstance(part, int) and 0 <= part <= 255 for part in color)
+    assert isinstance(properties["classification"]["name"], str)
+    for name, value in properties["measurements"].items():
+        assert isinstance(name, str)
+        assert isinstance(value, (int, float)), "measurements are numbers"
+    return properties
+
+
+@pytest.mark.parametrize("name", ["geojson", "regions", "tissue"])
+def test_objects_follow_the_field_rules_of_qupath(
+    tmp_path: Path, result: SlideResult, name: str
+) -> None:
+    features = features_in(exported(name, tmp_path, result))
+    assert features
+    kinds = {as_qupath_reads(feature)["objectType"] for feature in features}
+    assert kinds == {"tile" if name == "geojson" else "annotation"}
+    ids = [feature["id"] for feature in features if "id" in feature]
+    assert len(set(ids)) == len(ids)
+
+
+def test_regions_are_the_classes_clipped_to_tissue(tmp_path: Path, result: SlideResult) -> None:
+    features = features_in(exported("regions", tmp_path, result))
+    found = result.predictions
+    tissue = shapely.box(30, 20, 90, 60)
+    by_class = result.areas[0].class_mm2
+    for index, name in enumerate(found.class_names):
+        tiles = [
+            shapely.box(x, y, x + 8, y + 8) for x, y in found.xy[found.label == index].tolist()
+        ]
+        expected = shapely.union_all(tiles).intersection(tissue)
+        own = [f for f in features if f["properties"]["classification"]["name"] == name]
+        shapes = [to_shape(f["geometry"]) for f in own]
+        assert shapely.union_all(shapes).equals(expected)
+        measured = sum(f["properties"]["measurements"]["area mm2"] for f in own)
+        assert measured == pytest.approx(expected.area * MM2) == pytest.approx(by_class[name])
+
+
+def test_tissue_comes_back_as_it_was(tmp_path: Path, result: SlideResult) -> None:
+    (piece,) = features_in(exported("tissue", tmp_path, result))
+    assert piece["properties"]["name"] == "piece 1"
+    assert piece["properties"]["measurements"] == {
+        "area mm2": pytest.approx(2400 * MM2),
+        "piece": 1,
+    }
+    (area,) = read_annotations(tmp_path / "tissue.geojson")
+    assert area.name == "Tissue"
+    assert area.geometry.equals(shapely.box(30, 20, 90, 60))
+
+
+def test_the_mask_is_a_picture_too(tmp_path: Path, result: SlideResult) -> None:
+    path = exported("tissue-png", tmp_path, result)
+    image = openslide.ImageSlide(path)
+    values = np.asarray(image.read_region((0, 0), 0, image.dimensions))[..., 0]
+    assert_array_equal(values == 255, result.records.areas == Area.TISSUE)
+
+
+def test_tables_have_the_columns_of_wsinfer(tmp_path: Path, result: SlideResult) -> None:
+    path = exported("csv", tmp_path, result)
+    assert path.name == "slide-1.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = result.predictions
+    names = [f"prob_{name}" for name in found.class_names]
+    assert list(rows[0]) == ["minx", "miny", "width", "height", *names]
+    assert [(int(r["minx"]), int(r["miny"])) for r in rows] == [tuple(p) for p in found.xy.tolist()]
+    assert {(r["width"], r["height"]) for r in rows} == {("8", "8")}
+    numbers = [[np.float32(row[name]) for name in names] for row in rows]
+    assert_array_equal(np.array(numbers, dtype=np.float32), found.prob)
+
+
+def test_areas_are_listed_for_the_slide_and_each_piece(tmp_path: Path, result: SlideResult) -> None:
+    with exported("areas", tmp_path, result).open(newline="") as file:
+        whole, piece = csv.DictReader(file)
+    assert (whole["slide_id"], whole["piece"], piece["piece"]) == ("slide-1", "", "1")
+    assert float(whole["tissue_mm2"]) == pytest.approx(2400 * MM2, abs=1e-6)
+    names = result.predictions.class_names
+    classified = sum(float(whole[f"{name}_mm2"]) for name in names)
+    assert classified + float(whole["unpredicted_mm2"]) == pytest.approx(2400 * MM2, abs=1e-5)
+    assert sum(float(whole[f"{name}_share"]) for name in names) == pytest.approx(1, abs=1e-5)
+    assert {**whole, "piece": "1"} == piece
+
+
+def test_probabilities_come_back_from_ome_tiff(tmp_path: Path, result: SlideResult) -> None:
+    expected = np.moveaxis(result.heatmap.values, -1, 0)
+    with tifffile.TiffFile(exported("ome-tiff-float", tmp_path, result)) as file:
+        assert_array_equal(file.series[0].asarray(), expected)
+    with tifffile.TiffFile(exported("ome-tiff", tmp_path, result)) as file:
+        series = file.series[0]
+        assert series.axes == "CYX"
+        assert series.dtype == np.uint8
+        assert_array_equal(series.asarray(), np.rint(np.nan_to_num(expected) * 255))
+        about = tifffile.xml2dict(file.ome_metadata or "")["OME"]["Image"]["Pixels"]
+    assert about["PhysicalSizeX"] == about["PhysicalSizeY"] == 8 * 0.5
+    assert [channel["Name"] for channel in about["Channel"]] == list(result.heatmap.class_names)
+    colors = [channel["Color"] & 0xFFFFFFFF for channel in about["Channel"]]
+    assert [f"#{color >> 8:06x}" for color in colors] == list(result.heatmap.class_colors)
+
+
+def test_openslide_reads_the_bytes(tmp_path: Path, result: SlideResult) -> None:
+    with openslide.OpenSlide(exported("ome-tiff", tmp_path, result)) as slide:
+        read = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., 0]
+        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(4.0)
+    expected = np.rint(np.nan_to_num(result.heatmap.values[..., 0]) * 255)
+    assert_array_equal(read, expected)
+
+
+def test_ome_zarr_is_valid_and_holds_patches_and_probabilities(
+    tmp_path: Path, result: SlideResult
+) -> None:
+    path = exported("ome-zarr", tmp_path, result)
+    yaozarrs.validate_zarr_store(path)
+    for image in ("image", "heatmap", "image/labels/tissue", "image/labels/classes"):
+        yaozarrs.validate_zarr_store(path / image)
+    group = zarr.open_group(path, mode="r")
+    stains = np.asarray(group["image/0"])
+    assert stains.shape == (2, 80, 120)
+    covered = np.zeros((80, 120), dtype=np.bool_)
+    patches = result.store.read_he(0, len(result.store))
+    for (x, y), patch in zip(result.store.xy.tolist(), patches, strict=True):
+        assert_array_equal(stains[:, y : y + 8, x : x + 8], patch)
+        covered[y : y + 8, x : x + 8] = True
+    assert not stains[:, ~covered].any()
+    assert_array_equal(np.asarray(group["heatmap/0"]), np.moveaxis(result.heatmap.values, -1, 0))
+    assert_array_equal(np.asarray(group["image/labels/tissue/0"]), result.pieces.labels)
+
+
+def test_anndata_has_a_row_per_tile(tmp_path: Path, result: SlideResult) -> None:
+    data = anndata.read_h5ad(exported("anndata", tmp_path, result))
+    found = result.predictions
+    assert_array_equal(data.X, found.prob)
+    assert list(data.var_names) == list(found.class_names)
+    assert_array_equal(data.obsm["spatial"], found.xy + 4)
+    assert_allclose(data.obsm["spatial_um"], (found.xy + 4) * 0.5)
+    assert data.obs["label"].tolist() == [found.class_names[label] for label in found.label]
+    assert_array_equal(data.obs["tissue_fraction"], result.records.tissue_fraction)
+    assert set(data.obs["piece"]) == {1}
+    assert set(data.obs["stain_verdict"]) == {"ok"}
+    about = json.loads(data.uns["wsi_pipeline"])
+    assert found.origin is not None
+    assert about["run_id"] == found.origin.run_id
+    assert (about["model"], about["slide_mpp"]) == ("model", 0.5)
+
+
+def test_anndata_takes_features(tmp_path: Path, result: SlideResult) -> None:
+    values = np.random.default_rng(0).random((len(result.predictions), 5)).astype(np.float32)
+    file = tmp_path / "slide-1.h5"
+    write_features(file, SlideFeatures(slide_id="slide-1", features=values, xy=result.store.xy))
+    own = SlideResult(records=result.records, found=result.found, features=file)
+    data = anndata.read_h5ad(exported("anndata", tmp_path, own))
+    assert_array_equal(data.X, values)
+    assert_allclose(data.obs["prob_stroma"], result.predictions.prob[:, 1])
+    write_features(file, SlideFeatures(slide_id="slide-1", features=values, xy=result.store.xy + 1))
+    with pytest.raises(ExportError, match="has not the features of the 40 tiles of slide-1"):
+        exported("anndata", tmp_path, own)
+
+
+RULES = [ClassRule(), ClassRule(threshold=0.7), ClassRule(classes=("stroma",), threshold=0.3)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_all_exports_say_the_same_of_a_place(
+    tmp_path: Path, result: SlideResult, rule: ClassRule
+) -> None:
+    own = SlideResult(records=result.records, found=result.found, rule=rule)
+    features = features_in(exported("regions", tmp_path, own))
+    raster = tifffile.imread(exported("ome-tiff-float", tmp_path, own))
+    classes = np.asarray(
+        zarr.open_group(exported("ome-zarr", tmp_path, own))["image/labels/classes/0"]
+    )
+    names = own.predictions.class_names
+    seen = set()
+    for row, col in np.ndindex(classes.shape):
+        x, y = col * 5 + 2.5, row * 5 + 2.5
+        inside = [
+            f["properties"]["classification"]["name"]
+            for f in features
+            if shapely.contains_xy(to_shape(f["geometry"]), x, y)
+        ]
+        label = int(classes[row, col])
+        assert inside == ([names[label - 1]] if label else [])
+        if label:
+            prob = raster[:, int(y // 8), int(x // 8)]
+            assert rule.decide(prob[None], names) == label - 1
+        seen.add(label)
+    assert len(seen) > 1
+
+
+def test_a_slide_without_tiles_can_be_exported(tmp_path: Path) -> None:
+    empty = make_result(tmp_path, n=0)
+    for name in ("geojson", "regions", "tissue", "areas", "csv", "ome-tiff", "ome-zarr", "anndata"):
+        assert exported(name, tmp_path, empty).exists()
+    assert features_in(tmp_path / "regions.geojson") == []
+    assert not (empty.class_map.labels >= 0).any()
+    assert (empty.class_map.labels == NoClass.UNPREDICTED).any()
+
+
+def test_without_predictions_tissue_alone_is_exported(tmp_path: Path, result: SlideResult) -> None:
+    bare = SlideResult(records=result.records)
+    assert exported("tissue", tmp_path, bare).exists()
+    with pytest.raises(ExportError, match="slide-1 has no predictions"):
+        exported("regions", tmp_path, bare)
+
+
+def test_an_export_that_fails_leaves_the_old_file(tmp_path: Path, result: SlideResult) -> None:
+    for name in ("regions", "areas", "ome-tiff", "ome-zarr", "anndata"):
+        path = exported(name, tmp_path, result)
+        before = sorted(file for file in path.rglob("*")) if path.is_dir() else path.read_bytes()
+        bad = SlideResult(
+            records=result.records, found=result.found, rule=ClassRule(classes=("nobody",))
+        )
+        if name in ("regions", "areas", "ome-zarr"):
+            with pytest.raises(ConfigError, match="no class 'nobody'"):
+                exported(name, tmp_path, bad)
+        after = sorted(file for file in path.rglob("*")) if path.is_dir() else path.read_bytes()
+        assert after == before
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_every_name_leads_to_an_export() -> None:
+    with pytest.raises(ConfigError, match="no export 'tif'; choose one of geojson, regions"):
+        EXPORTS.get("tif")

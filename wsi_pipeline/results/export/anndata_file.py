@@ -1,0 +1,132 @@
+"""Result of a slide -> AnnData, one row per tile, as scanpy and squidpy read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_pipeline.errors import ExportError
+from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.results.export.optional import import_optional
+from wsi_pipeline.results.export.registry import Export
+from wsi_pipeline.store.features import read_features
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import ArrayLike, NDArray
+
+    from wsi_pipeline.results.slide_result import SlideResult
+
+
+def write_anndata(path: Path, result: SlideResult) -> None:
+    """Write the tiles of a slide as an ``.h5ad`` file.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; an older one is replaced in one step.
+    result : SlideResult
+        Of one slide, with features if they are to be the matrix.
+
+    Raises
+    ------
+    ExportError
+        If anndata is not installed, or the features are not those of the tiles.
+    """
+    with replace_atomically(path) as partial:
+        build_anndata(result).write_h5ad(partial, compression="gzip")
+
+
+def build_anndata(result: SlideResult) -> AnnData:
+    """Gather the tiles of a slide.
+
+    Parameters
+    ----------
+    result : SlideResult
+        Of one slide.
+
+    Returns
+    -------
+    AnnData
+        ``X`` are the features, or the probabilities where there are none. ``obs`` has ``slide_id``,
+        ``row``, ``col``, ``x``, ``y`` (top-left corner, level-0 px), ``label``, ``entropy``,
+        ``tissue_fraction``, ``piece``, ``stain_verdict`` and ``prob_<class>``. ``obsm`` has the
+        centres of the tiles, ``spatial`` in level-0 px and ``spatial_um`` in um. ``uns`` has
+        ``wsi_pipeline``, where it all is from, as JSON, and ``spatial``, the thumbnail as squidpy
+        looks for it.
+    """
+    anndata = import_optional("anndata", "anndata")
+    import pandas as pd  # comes with anndata
+
+    found, records = result.predictions, result.records
+    matrix, names = _matrix(result)
+    centres = found.xy + found.extent / 2
+    data: AnnData = anndata.AnnData(
+        X=matrix,
+        obs=_tiles(result),
+        var=pd.DataFrame(index=pd.Index(names, dtype=object)),
+        obsm={"spatial": centres, "spatial_um": centres * result.mpp},
+    )
+    scale = records.thumbnail.shape[1] / records.slide.size_wh[0]
+    data.uns["wsi_pipeline"] = json.dumps(result.provenance())
+    data.uns["spatial"] = {
+        result.slide_id.replace("/", "_"): {
+            "images": {"lowres": records.thumbnail},
+            "scalefactors": {
+                "tissue_lowres_scalef": scale,
+                "spot_diameter_fullres": float(found.extent),
+            },
+        }
+    }
+    return data
+
+
+def _tiles(result: SlideResult) -> pd.DataFrame:
+    import pandas as pd
+
+    found, count = result.predictions, len(result.predictions)
+    verdict = str(result.records.stain.verdict)
+    columns = {
+        "slide_id": _categories([0] * count, [result.slide_id]),
+        "row": found.rc[:, 0],
+        "col": found.rc[:, 1],
+        "x": found.xy[:, 0],
+        "y": found.xy[:, 1],
+        "label": _categories(found.label, found.class_names),
+        "entropy": found.entropy,
+        "tissue_fraction": result.records.tissue_fraction,
+        "piece": result.tile_pieces,
+        "stain_verdict": _categories([0] * count, [verdict]),
+    }
+    for index, name in enumerate(found.class_names):
+        columns[f"prob_{name}"] = found.prob[:, index]
+    names = [f"{result.slide_id}_{row}_{col}" for row, col in found.rc.tolist()]
+    return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+
+
+def _categories(codes: ArrayLike, names: Sequence[str]) -> pd.Categorical:
+    """Make a column of a few names; as Python strings, the only ones all readers know."""
+    import pandas as pd
+
+    return pd.Categorical.from_codes(np.asarray(codes), pd.Index(names, dtype=object))
+
+
+def _matrix(result: SlideResult) -> tuple[NDArray[np.float32], list[str]]:
+    found = result.predictions
+    if result.features is None:
+        return found.prob, list(found.class_names)
+    features = read_features(result.features)
+    if features.xy is None or not np.array_equal(features.xy, found.xy):
+        raise ExportError(
+            f"{result.features} has not the features of the {len(found)} tiles of "
+            f"{result.slide_id}; compute them anew with 'wsi-pipeline features'"
+        )
+    return features.features, [f"feature_{n}" for n in range(features.features.shape[1])]
+
+
+ANNDATA = Export(file="tiles.h5ad", write=write_anndata)

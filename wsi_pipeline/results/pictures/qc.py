@@ -95,7 +95,9 @@ def _outline_tissue(sheet: Sheet, records: SlideRecords) -> None:
 def _corners(sheet: Sheet, records: SlideRecords) -> NDArray[np.int32]:
     """Return the corners of the kept tiles in parts of a pixel of the panel, shape (N, 4, 2)."""
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * records.extent
-    places = (records.xy[:, None, :] + corners) * sheet.scale - 0.5
+    limits = np.array(sheet.panel.shape[1::-1]) - 1
+    # lines along the border of the slide are drawn inside it
+    places = ((records.xy[:, None, :] + corners) * sheet.scale - 0.5).clip(0, limits)
     return np.asarray(np.rint(places * 2**SHIFT), dtype=np.int32)
 
 

@@ -283,5 +283,6 @@ def test_an_export_that_fails_leaves_the_old_file(tmp_path: Path, result: SlideR
 
 
 def test_every_name_leads_to_an_export() -> None:
+    assert all(EXPORTS.get(name).file for name in EXPORTS.names)
     with pytest.raises(ConfigError, match="no export 'tif'; choose one of geojson, regions"):
         EXPORTS.get("tif")

@@ -58,8 +58,6 @@ def export(
         ome-tiff        probabilities, a channel per class; ome-tiff-float: as 32-bit numbers
         ome-zarr        OME-Zarr 0.5: stains, tissue, classes and probabilities
         anndata         .h5ad: a row per tile, for scanpy and squidpy
-        spatialdata     a SpatialData folder   (pip install 'wsi-pipeline[spatialdata]')
-        dicom           DICOM segmentation     (pip install 'wsi-pipeline[dicom]')
     or that of an installed package (docs/extending.md).
 
     Files lie beside the predictions, those that need none beside the patch store.

@@ -11,13 +11,17 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wsi_pipeline.results.pictures.frame import DPI, HEADING, SMALL, TEXT, save
+from wsi_pipeline.files import replace_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from wsi_pipeline.types import StainMatrix
+
+DPI = 150
+SMALL, TEXT, HEADING = 7.5, 9.0, 11.0
+"""Sizes of text, points."""
 
 PANEL = 1.35
 """Side of a panel, inches."""
@@ -53,7 +57,9 @@ def draw_explanations(
     path: Path, title: str, stains: StainMatrix, patches: list[ExplainedPatch]
 ) -> None:
     """Write the sheet as PNG; see :func:`explanations_figure`."""
-    save(path, explanations_figure(title, stains, patches))
+    figure = explanations_figure(title, stains, patches)
+    with replace_atomically(path) as partial:
+        figure.savefig(partial, dpi=DPI, pil_kwargs={"compress_level": 1})
 
 
 def explanations_figure(title: str, stains: StainMatrix, patches: list[ExplainedPatch]) -> Figure:
@@ -80,7 +86,14 @@ def explanations_figure(title: str, stains: StainMatrix, patches: list[Explained
     figure = Figure(figsize=(max(width, 6.0), height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     total = figure.get_size_inches()
-    figure.text(0.2 / total[0], 1 - 0.3 / total[1], title, fontsize=HEADING + 1, weight="bold")
+    figure.text(
+        0.2 / total[0],
+        1 - 0.3 / total[1],
+        title,
+        fontsize=HEADING + 1,
+        weight="bold",
+        parse_math=False,
+    )
     figure.text(
         0.2 / total[0],
         1 - 0.52 / total[1],
@@ -99,6 +112,7 @@ def explanations_figure(title: str, stains: StainMatrix, patches: list[Explained
             fontsize=TEXT,
             weight="bold",
             color=row[0].class_color,
+            parse_math=False,
         )
         for place, patch in enumerate(row):
             left = 0.2 + 3 * place * PANEL

@@ -7,6 +7,7 @@ their content. Nothing here knows of tiles or classes.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeElementTree
+from shapely import affinity
 
 from wsi_pipeline.annotations import asap, imagescope
 from wsi_pipeline.annotations.areas import Annotation
@@ -68,6 +70,8 @@ def read_annotations(
     path: Path,
     size_wh: tuple[int, int] | None = None,
     file_format: AnnotationFormat = AnnotationFormat.AUTO,
+    *,
+    bounds_xy: tuple[int, int] = (0, 0),
 ) -> tuple[Annotation, ...]:
     """Read the areas of an annotation file.
 
@@ -79,6 +83,9 @@ def read_annotations(
         Width and height of the slide, level-0 px; caMicroscope files cannot be read without it.
     file_format : AnnotationFormat
         Told by the content of the file if ``AUTO``.
+    bounds_xy : tuple of int
+        Where QuPath begins to count on this slide, level-0 px: ``SlideInfo.bounds_xy``. Places in
+        GeoJSON are moved by it; all other formats count from the corner of the slide.
 
     Returns
     -------
@@ -101,7 +108,8 @@ def read_annotations(
     document = _parse_json(content, path)
     if wanted is AnnotationFormat.AUTO:
         wanted = _format_of_document(document)
-    return _read_document(document, path, wanted, size_wh)
+    areas = _read_document(document, path, wanted, size_wh)
+    return _moved(areas, bounds_xy) if wanted is AnnotationFormat.GEOJSON else areas
 
 
 def read_polygons(path: Path) -> tuple[Annotation, ...]:
@@ -126,6 +134,14 @@ def _read_document(
             f"{path} is not {file_format} ({error}); choose its format, or export it again",
             path=path,
         ) from error
+
+
+def _moved(areas: tuple[Annotation, ...], by_xy: tuple[int, int]) -> tuple[Annotation, ...]:
+    if by_xy == (0, 0):
+        return areas
+    return tuple(
+        replace(area, geometry=affinity.translate(area.geometry, *by_xy)) for area in areas
+    )
 
 
 def _format_of_document(document: Any) -> AnnotationFormat:  # noqa: ANN401 -- JSON

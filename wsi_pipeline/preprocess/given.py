@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.annotations import read_annotations
+from wsi_pipeline.errors import AnnotationError
 from wsi_pipeline.tiles.classes import ClassArea, find_group, to_classes
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     import shapely
 
+    from wsi_pipeline.annotations import Annotation
     from wsi_pipeline.config import PipelineConfig
     from wsi_pipeline.slide.inputs import SlideJob
     from wsi_pipeline.types import SlideInfo
@@ -85,9 +87,9 @@ def read_given(
     """
     roi = areas = None
     if job.roi is not None:
-        roi = [area.geometry for area in read_annotations(job.roi, slide.size_wh)]
+        roi = [area.geometry for area in _areas_on(slide, job.roi)]
     if job.labels is not None:
-        areas = to_classes(read_annotations(job.labels, slide.size_wh), config.label, job.labels)
+        areas = to_classes(_areas_on(slide, job.labels), config.label, job.labels)
     group = job.group
     if group is None and config.label.group is not None:
         group = find_group(job.slide_id, config.label.group)
@@ -99,5 +101,17 @@ def read_given(
     )
 
 
+def _areas_on(slide: SlideInfo, file: Path) -> tuple[Annotation, ...]:
+    return read_annotations(file, slide.size_wh, bounds_xy=slide.bounds_xy)
+
+
 def _content_hash(file: Path | None) -> str | None:
-    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise AnnotationError(
+            f"{file} cannot be read ({error}); check the path and its rights", path=file
+        ) from error

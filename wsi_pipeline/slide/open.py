@@ -95,6 +95,7 @@ def open_slide(
         reader=reader.name,
         vendor=reader.vendor,
         objective_power=reader.objective_power,
+        bounds_xy=reader.bounds_xy,
     )
     return Slide(path, reader, info)
 

@@ -54,6 +54,9 @@ class SlideInfo:
         Scanner vendor or container as the reader names it.
     objective_power : float or None
         Nominal magnification, for display only.
+    bounds_xy : tuple of int
+        Top-left corner of the scanned part, level-0 px, where the slide has room around it (MRXS,
+        SCN, BIF); QuPath counts from there. (0, 0) for all others.
     """
 
     slide_id: str
@@ -65,6 +68,7 @@ class SlideInfo:
     reader: str
     vendor: str
     objective_power: float | None = None
+    bounds_xy: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if not self.mpp > 0:

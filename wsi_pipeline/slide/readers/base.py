@@ -43,12 +43,15 @@ class SlideHeader:
         Nominal magnification.
     mpp_candidates : tuple of MppCandidate
         Every resolution the file states, believable or not.
+    bounds_xy : tuple of int
+        Top-left corner of the scanned part, level-0 px.
     """
 
     vendor: str
     level_sizes_wh: tuple[tuple[int, int], ...]
     objective_power: float | None
     mpp_candidates: tuple[MppCandidate, ...]
+    bounds_xy: tuple[int, int] = (0, 0)
 
 
 class Reader(ABC):
@@ -80,6 +83,7 @@ class Reader(ABC):
         self.level_downsamples = _downsamples(header.level_sizes_wh)
         self.objective_power = header.objective_power
         self.mpp_candidates = header.mpp_candidates
+        self.bounds_xy = header.bounds_xy
         self._closed = False
 
     def read(self, level: int, xy: tuple[int, int], size_wh: tuple[int, int]) -> NDArray[np.uint8]:

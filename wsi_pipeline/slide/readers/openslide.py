@@ -122,6 +122,7 @@ def open_slide_file(path: Path) -> OpenSlideReader:
         level_sizes_wh=tuple(slide.level_dimensions[level] for level in levels),
         objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         mpp_candidates=_mpp_candidates(properties),
+        bounds_xy=_bounds_xy(properties),
     )
     return OpenSlideReader(path, slide, header, levels)
 
@@ -138,7 +139,12 @@ def _unknown(file: Path) -> str:
 
 
 def _is_image(file: Path) -> bool:
-    """Whether a file begins as a PNG or JPEG image, which OpenSlide need not see."""
+    """Whether a file is a PNG or JPEG image, which OpenSlide need not see.
+
+    The file that names a MIRAX slide is a JPEG too: a small picture of what lies in its folder.
+    """
+    if file.suffix.lower() == ".mrxs":
+        return False
     with file.open("rb") as stream:
         return stream.read(_MAGIC_BYTES).startswith(_IMAGE_MAGIC)
 
@@ -175,6 +181,16 @@ def _require_colour(image: Image.Image, path: Path) -> None:
             f"separated into stains",
             path=path,
         )
+
+
+def _bounds_xy(properties: Mapping[str, str]) -> tuple[int, int]:
+    """Read where the scanned part begins; the start of the slide where that is not stated."""
+    stated = (
+        properties.get(openslide.PROPERTY_NAME_BOUNDS_X, "0"),
+        properties.get(openslide.PROPERTY_NAME_BOUNDS_Y, "0"),
+    )
+    x, y = (int(value) if value.isdecimal() else 0 for value in stated)
+    return x, y
 
 
 def _mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.errors import AnnotationError
 from wsi_pipeline.tiles.classes import ClassArea, find_group, to_classes
+from wsi_pipeline.tissue import make_segmenter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,7 @@ def recipe_of(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
         "roi": _content_hash(job.roi),
         "labels": _content_hash(job.labels),
         "group": job.group,
+        "segmenter_version": make_segmenter(config.tissue).version,
     }
 
 

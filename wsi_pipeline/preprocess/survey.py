@@ -14,7 +14,12 @@ from wsi_pipeline.stain import estimate_stain_matrix
 from wsi_pipeline.store import StoreHeader
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tiles.labelled import LabelledTiles, label_tiles
-from wsi_pipeline.tissue import detect_tissue, require_brightfield, sharpness
+from wsi_pipeline.tissue import (
+    make_segmenter,
+    require_brightfield,
+    segment_overview,
+    sharpness,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +70,8 @@ def survey_slide(
     ------
     SlideError
         If the slide is not brightfield.
+    ConfigError, ModelOutputError
+        If there is no such tissue segmenter, or it gives no areas.
     StainEstimationError
         If its pixels are not H&E.
     AnnotationError
@@ -102,10 +109,12 @@ def _find_tissue(
     slide: Slide, config: PipelineConfig, pool: ThreadPoolExecutor
 ) -> tuple[TissueMask, NDArray[np.uint8]]:
     """Return the mask and the thumbnail, both from one overview."""
-    mpp = config.tissue.mask_mpp
-    rgb, downsample = slide.overview(mpp, pool)
+    segmenter = make_segmenter(config.tissue)
+    rgb, downsample = slide.overview(segmenter.mpp, pool)
+    mpp = max(segmenter.mpp, slide.info.mpp)
     require_brightfield(rgb, slide.info.slide_id)
-    return detect_tissue(rgb, mpp, downsample, config.tissue), _thumbnail(slide, rgb, mpp)
+    mask = segment_overview(segmenter, rgb, mpp, downsample)
+    return mask, _thumbnail(slide, rgb, mpp)
 
 
 def _lay_tiles(

@@ -77,7 +77,8 @@ def differences(there: Recipe, wanted: Recipe) -> tuple[str, ...]:
 
 @cache
 def _defaults() -> dict[str, Any]:
-    return _flat(PipelineConfig().preprocessing())
+    # stores made before it was stated stay what they are; from now on another is another store
+    return _flat(PipelineConfig().preprocessing()) | {"segmenter_version": "2"}
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Absorption to what is no tissue whatever its colour: ink, black borders, glass edges.
 
-Rules on optical density with limits seen on real slides; nothing is learned, and brown dye on
-surgical margins, folds and blur are not looked for.
+Rules on optical density with limits seen on real slides, brought to usual strength of stain before;
+nothing is learned, and brown dye on surgical margins, folds and blur are not looked for.
 """
 
 from __future__ import annotations
@@ -109,11 +109,16 @@ def find_artefacts(light: Absorption, mpp: float, *, pen: bool, edges: bool) -> 
 
 def _follow(ink: _Ink, mpp: float) -> Region:
     """Follow the strokes of one ink as far as they reach, without their rim."""
-    if not opened(ink.proof, max(1, int(STROKE_UM / 2 / mpp))).any():
+    if not _solid(ink.proof, mpp).any():
         return np.zeros_like(ink.proof)
     marks = keep_by_area(ink.sure, mpp, least_um2=SPECK_UM2)
     stroke = connected_to(marks, ink.likely)
     return stroke | (ink.possible & within(stroke, NEAR_INK_UM, mpp))
+
+
+def _solid(region: Region, mpp: float) -> Region:
+    """Keep what is as wide as a stroke."""
+    return opened(region, max(1, int(STROKE_UM / 2 / mpp)))
 
 
 # The limits of proofs stand where no tissue of the slides at hand reached in a solid spot; the
@@ -145,8 +150,9 @@ def _red_ink(light: Absorption, usual: Usual) -> _Ink:
 
 
 def _dark_ink(light: Absorption, usual: Usual) -> _Ink:
-    """Dark violet and brown: lets less light through than packed nuclei do."""
-    coloured = light.spread > 0.12 * light.total
+    """Dark violet: lets less light through than packed nuclei do."""
+    # what absorbs blue as much as green is chromogen, which knows no limit
+    coloured = (light.spread > 0.12 * light.total) & (light.brownness < -0.01 * light.total)
     return _Ink(
         proof=coloured & (light.total > 2.4),
         sure=coloured & (light.total > 2.1),
@@ -165,7 +171,8 @@ def _find_neutral(light: Absorption, ink: Region, mpp: float) -> NDArray[np.uint
     lining = np.bincount(border, minlength=count) / border.size
     length_um = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) * mpp
     width_um = stats[:, cv2.CC_STAT_AREA] * mpp**2 / length_um
-    area = np.full(count, Area.PEN, dtype=np.uint8)
+    area = np.full(count, Area.GLASS, dtype=np.uint8)
+    area[np.unique(label[_solid(sure, mpp)])] = Area.PEN
     area[(width_um < LINE_UM) & (length_um > 10 * width_um)] = Area.EDGE
     area[lining > BORDER_SHARE] = Area.BLACK
     area[np.unique(label[ink])] = Area.PEN

@@ -10,25 +10,20 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from skimage.filters import threshold_otsu
 
 from wsi_pipeline.errors import UnsupportedSlideError
-from wsi_pipeline.tissue.absorption import DARKEST, DENSITY, measure_absorption, sample
+from wsi_pipeline.tissue.absorption import measure_absorption
 from wsi_pipeline.tissue.artefacts import find_artefacts
-from wsi_pipeline.tissue.regions import Region, closed, connected_to, keep_by_area, within
+from wsi_pipeline.tissue.glass import even_glass
+from wsi_pipeline.tissue.regions import Region, connected_to, keep_by_area, within
+from wsi_pipeline.tissue.stained import find_stained
+from wsi_pipeline.tissue.strength import staining_strength, weaken
 from wsi_pipeline.types import Area, TissueMask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_pipeline.config import TissueConfig
-
-STAINED_RANGE = (0.03, 0.05)
-"""Where the threshold between glass and stain may lie, spread of optical density.
-
-Otsu's threshold splits whatever it is given: on a field of nothing but glass it would cut the
-noise, on one of nothing but tissue it would cut hematoxylin from eosin. Clean glass stays below
-the first value; stained tissue of pale slides exceeds the second."""
 
 MAX_PIXELS = 4_000_000
 """Larger overviews are judged at fewer pixels; outlines are then true to the coarser pixel.
@@ -38,9 +33,6 @@ judged at 20 um/px."""
 
 ARTEFACT_MPP = 16.0
 """Resolution that ink, borders and edges are looked for at, um/px; strokes are far wider."""
-
-GAP_UM = 16.0
-"""Half the gap within tissue that is closed, um."""
 
 DRY_INK_UM2 = 120_000.0
 """Largest piece of stain apart from tissue that ink nearby explains, um^2."""
@@ -69,7 +61,7 @@ class ClassicSegmenter:
         Changes with the rules.
     """
 
-    version = "1"
+    version = "2"
 
     def __init__(self, config: TissueConfig) -> None:
         self._config = config
@@ -110,16 +102,20 @@ def detect_tissue(
 
     Notes
     -----
-    *Tissue* is what absorbs the colours unequally: Otsu's threshold [1]_ on the spread of optical
-    density, kept within :data:`STAINED_RANGE`, with hysteresis down to half of it; then gaps are
-    closed, holes filled and small pieces dropped.
+    *Glass* is brought to one neutral grey first (:mod:`~wsi_pipeline.tissue.glass`), and for ink
+    and edges a strongly stained section to usual strength (:mod:`~wsi_pipeline.tissue.strength`).
+
+    *Tissue* is what absorbs the colours unequally: a share of Otsu's threshold [1]_ on the spread
+    of optical density, so that the limit follows the slide's own stain, with hysteresis down to
+    half of it; faint colours must be pink. Then gaps are closed, holes filled and small pieces
+    dropped.
 
     *Ink* is what no mix of hematoxylin and eosin gives: green and blue absorb red more than
     green, red goes far beyond the slide's own eosin, and violet or black is darker than dense
     nuclei are at this resolution. A mark must be solid somewhere; from there it is followed as
     far as its weaker parts connect, and its smooth out-of-focus rim goes with it. Tissue under
     ink counts as ink, and so do scraps that a drying pen left beside its strokes. Brown dye on
-    surgical margins is tissue unless it is as dark as ink, for brown chromogen is tissue.
+    surgical margins is tissue, for brown chromogen is.
 
     *Neutral* dark marks are black borders where they line the picture's border, glass edges where
     they are long and thin, and black pen otherwise.
@@ -129,14 +125,17 @@ def detect_tissue(
     .. [1] N. Otsu, IEEE Trans. Systems, Man, and Cybernetics 9 (1979) 62-66.
     """
     shrink = max(1.0, (rgb[..., 0].size / MAX_PIXELS) ** 0.5)
-    small, mpp = _shrink(rgb, shrink), mpp * shrink
+    small, mpp = even_glass(_shrink(rgb, shrink)), mpp * shrink
     coarse = max(1.0, ARTEFACT_MPP / mpp)
     light = measure_absorption(_shrink(small, coarse))
+    strength = staining_strength(light)
+    if strength > 1:
+        light = measure_absorption(_shrink(weaken(small, strength), coarse))
     artefacts = find_artefacts(
         light, mpp * coarse, pen=config.reject_pen, edges=config.reject_edges
     )
     areas = _enlarge(artefacts, small)
-    stained = _find_stained(small, areas == Area.GLASS, mpp, config)
+    stained = find_stained(small, areas == Area.GLASS, mpp, strength, config)
     areas[stained] = Area.TISSUE
     areas[_find_dry_ink(stained, areas == Area.PEN, mpp)] = Area.PEN
     return TissueMask(areas=_enlarge(areas, rgb), downsample=downsample)
@@ -190,23 +189,6 @@ def sharpness(rgb_patch: NDArray[np.uint8]) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
-def _find_stained(rgb: NDArray[np.uint8], free: Region, mpp: float, config: TissueConfig) -> Region:
-    """Find tissue among the ``free`` pixels."""
-    red, green, blue = cv2.split(_soften(rgb, mpp))
-    strongest = np.maximum(cv2.max(cv2.max(red, green), blue), DARKEST)
-    weakest = np.maximum(cv2.min(cv2.min(red, green), blue), DARKEST)
-    limit = _stain_limit(strongest, weakest, free)
-    # A spread above s means weakest < strongest * 10^-s: bytes suffice, however large the slide.
-    grey = np.arange(256)
-    sure, likely = (
-        (weakest < cv2.LUT(strongest, np.ceil(grey * 10.0**-s).astype(np.uint8))) & free
-        for s in (limit, limit / 2)
-    )
-    found = closed(connected_to(sure, likely), round(GAP_UM / mpp)) & free
-    found |= keep_by_area(free & ~found, mpp, most_um2=config.max_hole_um2, connectivity=4)
-    return keep_by_area(found, mpp, least_um2=config.min_tissue_um2)
-
-
 def _find_dry_ink(stained: Region, pen: Region, mpp: float) -> Region:
     """Find what a drying pen left beside its strokes: faint scraps that touch no tissue."""
     scraps = keep_by_area(stained, mpp, most_um2=DRY_INK_UM2)
@@ -215,24 +197,6 @@ def _find_dry_ink(stained: Region, pen: Region, mpp: float) -> Region:
     # what the picture's border cuts may be part of a large piece
     whole = scraps & ~connected_to(scraps & border, scraps)
     return connected_to(whole & within(pen, DRY_INK_UM, mpp), whole)
-
-
-def _stain_limit(strongest: NDArray[np.uint8], weakest: NDArray[np.uint8], free: Region) -> float:
-    """Choose the spread of optical density that parts glass from stain."""
-    lowest, highest = STAINED_RANGE
-    picked = sample(free.size)
-    spread = (DENSITY[weakest[picked]] - DENSITY[strongest[picked]])[free[picked]]
-    if not spread.size or spread.min() == spread.max():
-        return lowest
-    # Beyond 0.5 all is stain; dark outliers would stretch the bins.
-    limit = threshold_otsu(spread.clip(0, 0.5))  # type: ignore[no-untyped-call]
-    return float(np.clip(limit, lowest, highest))
-
-
-def _soften(rgb: NDArray[np.uint8], mpp: float) -> NDArray[np.uint8]:
-    """Take away single-pixel noise where pixels are finer than cells."""
-    sigma = 6.4 / mpp
-    return np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma)) if sigma >= 0.4 else rgb
 
 
 def _shrink(rgb: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

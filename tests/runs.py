@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import signal
+import sys
 from pathlib import Path, PosixPath
 
 import torch
@@ -41,8 +42,8 @@ class DeadlyPath(PosixPath):
     """A slide that ends the worker process that opens it, as a crash in a decoder does."""
 
     def __fspath__(self) -> str:
-        if multiprocessing.parent_process() is not None:
-            os._exit(1)
+        if "pytest" not in sys.modules:
+            os.kill(os.getpid(), signal.SIGSEGV)
         return super().__fspath__()
 
 

@@ -5,27 +5,38 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dask
 import pytest
+from distributed import Client, LocalCluster
 
 from wsi_pipeline.errors import WorkerLostError
-from wsi_pipeline.run.cluster import DaskWorkers, local_processes
+from wsi_pipeline.run.cluster import DaskWorkers
 
 if TYPE_CHECKING:
-    from distributed import Client
-
     from wsi_pipeline.run.lanes import StepNews, Tools
 
 pytestmark = pytest.mark.slow
 
 
+@contextmanager
+def processes(count: int) -> Iterator[Client]:
+    """Workers of one thread each, of which two may die of a piece of work."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    with local_processes(2) as client:
+    with processes(2) as client:
         yield client
 
 
@@ -51,7 +62,7 @@ def note(file: Path, name: str, tools: Tools) -> None:
 
 def test_work_is_done_elsewhere_with_the_shared_object_and_told_of(client: Client) -> None:
     told: list[StepNews] = []
-    with closing(DaskWorkers(client, told.append, shared={"model": 1}, slots=2)) as workers:
+    with closing(DaskWorkers(client, told.append, shared={"model": 1})) as workers:
         pid, shared = workers.lane().submit("slide", process_of).result(timeout=60)
         for _ in range(100):  # news take their own way
             if told and told[-1].done == 3:
@@ -64,40 +75,41 @@ def test_work_is_done_elsewhere_with_the_shared_object_and_told_of(client: Clien
 
 
 def test_a_worker_that_dies_costs_one_piece_of_work(client: Client) -> None:
-    with closing(DaskWorkers(client, lambda news: None, shared=1, slots=2)) as workers:
+    with closing(DaskWorkers(client, lambda news: None, shared=1)) as workers:
         lane = workers.lane()
         dead = lane.submit("bad", die)
-        others = [lane.submit(str(n), process_of) for n in range(6)]
 
         with pytest.raises(WorkerLostError, match=r"2 worker processes died.*--workers 1"):
             dead.result(timeout=120)
+        others = [lane.submit(str(n), process_of) for n in range(6)]
         # the shared object has reached the workers that took the place of the dead
         assert [other.result(timeout=120)[1] for other in others] == [1] * 6
 
 
 def test_a_bug_keeps_its_own_error(client: Client) -> None:
     with (
-        closing(DaskWorkers(client, lambda news: None, slots=2)) as workers,
+        closing(DaskWorkers(client, lambda news: None)) as workers,
         pytest.raises(ValueError, match="bug"),
     ):
         workers.lane().submit("a", fail).result(timeout=60)
 
 
-def test_work_of_higher_priority_overtakes(client: Client, tmp_path: Path) -> None:
+def test_work_of_higher_priority_overtakes(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with closing(DaskWorkers(client, lambda news: None, slots=1)) as workers:
+    with (
+        processes(1) as client,
+        closing(DaskWorkers(client, lambda news: None)) as workers,
+    ):
         prepare, finish = workers.lane(), workers.lane(priority=1)
         futures = [prepare.submit("p", partial(note, log, "p")) for _ in range(4)]
         futures.append(finish.submit("f", partial(note, log, "F")))
         for future in futures:
             future.result(timeout=60)
 
-    assert log.read_text() == "pFppp"
+    assert log.read_text().index("F") < 3
 
 
-def test_the_width_counts_slots_or_workers_or_what_they_offer(client: Client) -> None:
+def test_the_width_counts_workers_or_what_they_offer(client: Client) -> None:
     with closing(DaskWorkers(client, lambda news: None)) as workers:
         assert workers.lane().width == 2
         assert workers.lane(resource="GPU").width == 2  # none offers one, so any worker predicts
-    with closing(DaskWorkers(client, lambda news: None, slots=7)) as workers:
-        assert workers.lane().width == 7

@@ -41,6 +41,7 @@ def report() -> RunReport:
         stain=STAIN,
         funnel={"kept": 3, "glass": 5},
         class_shares={"tumor": 2 / 3, "stroma": 1 / 3},
+        class_colors={"tumor": "#ff0000", "stroma": "#00ff00"},
         seconds={"mask": 0.5},
         files={"qc": "a & b/qc.png", "predictions": "a & b/m/predictions.parquet"},
     )
@@ -67,11 +68,10 @@ def test_clusters_that_a_slide_does_not_have_are_not_listed(
 ) -> None:
     names = [f"cluster {number}" for number in range(1, 101)]
     shares = dict.fromkeys(names, 0.0) | {"cluster 7": 0.75, "cluster 99": 0.25}
-    model = {**report.model, "class_names": names, "class_colors": ["#123456"] * 100}
     (done, _) = report.outcomes
-    outcomes = (replace(done, class_shares=shares),)
+    outcomes = (replace(done, class_shares=shares, class_colors=dict.fromkeys(names, "#123456")),)
     page = tmp_path / "index.html"
-    write_report(page, replace(report, model=model, outcomes=outcomes))
+    write_report(page, replace(report, outcomes=outcomes))
     text = Page(page.read_text()).text
     assert "cluster 7 75.0 %" in text
     assert "cluster 99 25.0 %" in text

@@ -11,7 +11,8 @@ import pytest
 
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import StoreExistsError
-from wsi_pipeline.preprocess.slide_store import identify_store, preprocess_slide
+from wsi_pipeline.preprocess.given import recipe_of
+from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.identity import decisive, differences, recipe_hash
@@ -86,7 +87,7 @@ def test_a_store_made_before_is_the_one_asked_for(tmp_path: Path) -> None:
 
     assert reused.seconds == {}, "it was made again"
     assert reused.store.attributes["config_hash"] != reused.store.config_hash
-    assert identify_store(job, config)["config_hash"] == reused.store.config_hash
+    assert recipe_hash(recipe_of(job, config)) == reused.store.config_hash
     assert np.array_equal(reused.store.read_he(0, 16), anew.read_he(0, 16))
 
 

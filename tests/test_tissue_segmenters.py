@@ -11,7 +11,8 @@ import pytest
 
 from wsi_pipeline.config import PipelineConfig, TissueConfig, load_config
 from wsi_pipeline.errors import ConfigError, ModelOutputError
-from wsi_pipeline.preprocess.slide_store import identify_store, preprocess_slide
+from wsi_pipeline.preprocess.given import recipe_of
+from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.registry import Registry
 from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.tissue import make_segmenter, segment_overview, segmenters
@@ -73,10 +74,10 @@ def test_another_version_is_another_store(
     known_slide: KnownSlide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = SlideJob(path=known_slide.path, slide_id="known")
-    first = identify_store(job, DARK)
+    first = recipe_of(job, DARK)
     monkeypatch.setattr(type(make_segmenter(DARK.tissue)), "version", "2")
 
-    assert identify_store(job, DARK) != first
+    assert recipe_of(job, DARK) != first
 
 
 def test_an_unknown_segmenter_is_an_error_that_names_those_there_are() -> None:

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_pipeline.errors import StoreExistsError
+from wsi_pipeline.errors import StoreError
 from wsi_pipeline.preprocess.extraction import Extraction, TileReader
 from wsi_pipeline.preprocess.given import read_given, recipe_of
 from wsi_pipeline.preprocess.survey import survey_slide
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import PatchStore, StoreWriter, has_store
-from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.types import NoProgress, Progress
 
 if TYPE_CHECKING:
@@ -66,7 +65,8 @@ def preprocess_slide(
     workers : int
         Threads that read and unmix.
     overwrite : bool
-        Replace a store that was made with another configuration or from another slide.
+        Replace a store that was made with another configuration or from another slide, or that
+        is damaged.
     progress : Progress or None
         Told of every patch.
 
@@ -106,36 +106,15 @@ def preprocess_slide(
     return Preprocessed(store=store, seconds=watch.seconds)
 
 
-def identify_store(job: SlideJob, config: PipelineConfig) -> dict[str, str]:
-    """Tell what the patch store of a slide would be known by, without making it.
-
-    Parameters
-    ----------
-    job : SlideJob
-        The slide.
-    config : PipelineConfig
-        The configuration.
-
-    Returns
-    -------
-    dict of str to str
-        ``config_hash`` and ``fingerprint``, as the store has them.
-
-    Raises
-    ------
-    SlideError
-        If the slide cannot be read.
-    """
-    with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
-        recipe = recipe_of(job, config)
-        return {"config_hash": recipe_hash(recipe), "fingerprint": slide.fingerprint()}
-
-
 def _is_finished(path: Path, recipe: dict[str, Any], fingerprint: str, *, overwrite: bool) -> bool:
     """Whether the very store that is asked for is there; another one is an error or replaced."""
     try:
-        return has_store(path, recipe=recipe, fingerprint=fingerprint)
-    except StoreExistsError:
+        found = has_store(path, recipe=recipe, fingerprint=fingerprint)
+        if found and overwrite:
+            # what is advised where a store is damaged must find the damage
+            PatchStore.open(path).verify()
+    except StoreError:
         if not overwrite:
             raise
         return False
+    return found

@@ -1,4 +1,4 @@
-"""Pieces of work -> futures, on processes of this machine or on a Dask cluster. Sole home of dask.
+"""Pieces of work -> futures, on the workers of a Dask cluster. Sole home of dask.
 
 Knows no slides. A worker that dies takes one piece of work with it: its future fails, and the
 others go on.
@@ -6,20 +6,16 @@ others go on.
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import logging
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from threading import Lock, RLock
+from threading import Lock
 from typing import Any, TypeVar
 
-import dask
-from distributed import Client, LocalCluster, WorkerPlugin, get_worker
+from distributed import Client, WorkerPlugin, get_worker
 from distributed import Future as DaskFuture
 from distributed.protocol.pickle import dumps, loads
 from distributed.scheduler import KilledWorker
@@ -32,41 +28,8 @@ Result = TypeVar("Result")
 PREDICTOR = "GPU"
 """Dask resource of the workers that predict: ``dask worker ... --resources GPU=1``."""
 
-TRIES = 2
-"""Workers of this machine that may die of a piece of work. Not one: when a worker dies, work that
-waits for it counts as a suspect too."""
-
 CONNECT_SECONDS = 10
 """How long a scheduler may take to answer."""
-
-
-@contextmanager
-def local_processes(count: int) -> Iterator[Client]:
-    """Start worker processes on this machine, each of which does one piece of work at a time.
-
-    Parameters
-    ----------
-    count : int
-        Processes.
-
-    Yields
-    ------
-    Client
-        Connected to them; they end with the block.
-    """
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1}),
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,  # no pausing: a worker over its share would wait for memory for good
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,  # a worker that dies is told of as the failure of a slide
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
 
 
 @contextmanager
@@ -111,22 +74,13 @@ class DaskWorkers:
     shared : object
         What :attr:`~wsi_pipeline.run.lanes.Tools.shared` gives. Sent once to every worker, also
         to those that join or restart later.
-    slots : int or None
-        Most pieces of work given to the cluster at a time; all if None. Work that waits on a
-        worker falls under suspicion when that worker dies, so one for each worker is best where
-        no worker joins later.
     """
 
-    def __init__(
-        self, client: Client, tell: Tell, *, shared: object = None, slots: int | None = None
-    ) -> None:
+    def __init__(self, client: Client, tell: Tell, *, shared: object = None) -> None:
         self._client = client
-        self._slots = slots
         self._topic = f"wsi-pipeline-{uuid.uuid4().hex}"
-        self._waiting: list[tuple[int, int, Callable[[], None]]] = []
         self._running: set[DaskFuture[Any]] = set()
-        self._count = itertools.count()
-        self._lock = RLock()
+        self._lock = Lock()
         client.subscribe_topic(self._topic, lambda event: tell(StepNews(**event[1]["news"])))
         if shared is not None:
             client.register_plugin(_Shared(self._topic, shared))
@@ -151,8 +105,6 @@ class DaskWorkers:
 
     def width(self, resource: str | None) -> int:
         """Count the pieces of work that the workers of now do at a time."""
-        if self._slots is not None:
-            return self._slots
         offered = [worker["resources"].get(resource, 0) for worker in self._workers()]
         threads = [worker["nthreads"] for worker in self._workers()]
         return max(1, int(sum(offered)) or sum(threads))
@@ -161,39 +113,10 @@ class DaskWorkers:
         self, key: str, work: Callable[[Tools], Result], priority: int, resource: str | None
     ) -> Future[Result]:
         """Do ``work`` on a worker when its turn comes."""
-        future: Future[Result] = Future()
-        send: Callable[[], None] = partial(self._send, key, work, future, priority, resource)
-        with self._lock:
-            heapq.heappush(self._waiting, (-priority, next(self._count), send))
-            self._send_waiting()
-        return future
-
-    def close(self) -> None:
-        """Drop what waits; what runs on a worker of a standing cluster ends there."""
-        with self._lock:
-            self._waiting.clear()
-            running = list(self._running)
-        self._client.cancel(running)
-        self._client.unsubscribe_topic(self._topic)
-
-    def _workers(self) -> list[dict[str, Any]]:
-        return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
-
-    def _send_waiting(self) -> None:
-        while self._waiting and (self._slots is None or len(self._running) < self._slots):
-            heapq.heappop(self._waiting)[-1]()
-
-    def _send(
-        self,
-        key: str,
-        work: Callable[[Tools], Result],
-        future: Future[Result],
-        priority: int,
-        resource: str | None,
-    ) -> None:
         offered = resource is not None and any(
             w["resources"].get(resource) for w in self._workers()
         )
+        future: Future[Result] = Future()
         sent = self._client.submit(
             _do,
             work,
@@ -204,13 +127,24 @@ class DaskWorkers:
             priority=priority,
             resources={resource: 1} if offered else None,
         )
-        self._running.add(sent)
+        with self._lock:
+            self._running.add(sent)
         sent.add_done_callback(partial(self._settle, future))
+        return future
+
+    def close(self) -> None:
+        """Drop what waits; what runs on a worker of a standing cluster ends there."""
+        with self._lock:
+            running = list(self._running)
+        self._client.cancel(running)
+        self._client.unsubscribe_topic(self._topic)
+
+    def _workers(self) -> list[dict[str, Any]]:
+        return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
 
     def _settle(self, future: Future[Result], sent: DaskFuture[Result]) -> None:
         with self._lock:
             self._running.discard(sent)
-            self._send_waiting()
         if sent.status == "finished":
             future.set_result(sent.result())
         elif sent.status == "error":

@@ -1,63 +1,58 @@
 """One slide -> its results, in steps that can be taken on different machines.
 
-A step reads what the one before it wrote, so that no pixels travel between them. Which slide is
-next, and what is done about a bad one, is decided in ``slides.py``.
+A step reads what the one before it wrote, so that no pixels travel between them, and adds to the
+record of the slide what it left. Which slide is next, which steps it needs, and what is done about
+a bad one, is decided in ``slides.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_pipeline.config import PipelineConfig
-from wsi_pipeline.files import locked
+from wsi_pipeline.errors import StoreExistsError
+from wsi_pipeline.files import file_checksum, locked, restore_folder, set_aside
 from wsi_pipeline.predict.stored import predict_patches
-from wsi_pipeline.preprocess.slide_store import preprocess_slide
+from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.results.pictures import draw_qc
 from wsi_pipeline.results.views import PREDICTIONS_NAME, write_views
-from wsi_pipeline.run.outcome import SlideOutcome, Status
+from wsi_pipeline.run.marks import Mark, Stage, find_damage, is_untouched, make_mark
+from wsi_pipeline.run.outcome import SlideOutcome, Status, show_path
+from wsi_pipeline.run.records import clean_up
+from wsi_pipeline.run.work import (
+    SlideOptions,
+    agrees,
+    exports_origin,
+    model_origin,
+    predictions_origin,
+    store_origin,
+)
+from wsi_pipeline.slide.open import slide_files
 from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.find import STORE_NAME
+from wsi_pipeline.types import Area
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wsi_pipeline.predict.trained import TrainedModel
     from wsi_pipeline.slide.inputs import SlideJob
     from wsi_pipeline.types import Predictions, Progress, SlideRecords
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideOptions:
-    """How each slide of a run is done.
-
-    Attributes
-    ----------
-    out : Path
-        Folder of the run; the slide's own folder is made in it.
-    config : PipelineConfig
-        The configuration.
-    workers : int
-        Threads that read and unmix.
-    overwrite : bool
-        Replace patch stores that were made with another configuration.
-    """
-
-    out: Path
-    config: PipelineConfig = field(default_factory=PipelineConfig)
-    workers: int = 1
-    overwrite: bool = False
-
-    def folder(self, slide_id: str) -> Path:
-        """Return the folder of a slide's results."""
-        return self.out / slide_id
+WAIT_SECONDS = 60
+"""How long a step waits for the folder of a slide: the workers of a run that was killed end within
+a second, those of a cluster when their step does."""
 
 
-def prepare(job: SlideJob, options: SlideOptions, progress: Progress) -> SlideOutcome:
-    """Make the patch store of a slide.
+def prepare(
+    job: SlideJob, options: SlideOptions, earlier: SlideOutcome | None, progress: Progress
+) -> SlideOutcome:
+    """Make the patch store of a slide, or find that it is there.
 
     Parameters
     ----------
@@ -65,6 +60,8 @@ def prepare(job: SlideJob, options: SlideOptions, progress: Progress) -> SlideOu
         The slide.
     options : SlideOptions
         Where and how.
+    earlier : SlideOutcome or None
+        What is on record of its patches.
     progress : Progress
         Told of every patch.
 
@@ -78,32 +75,74 @@ def prepare(job: SlideJob, options: SlideOptions, progress: Progress) -> SlideOu
     WsiPipelineError
         As :func:`~wsi_pipeline.preprocess.slide_store.preprocess_slide`, or if another process
         is at work on the same results.
+    StoreError
+        If the store is damaged and ``overwrite`` is off.
     """
     folder = options.folder(job.slide_id)
-    with locked(folder):
-        made = preprocess_slide(
-            job,
-            folder / STORE_NAME,
-            options.config,
-            workers=options.workers,
-            overwrite=options.overwrite,
-            progress=progress,
-        )
-    store = made.store
+    path = folder / STORE_NAME
+    mark = None if earlier is None else earlier.stages.get(Stage.STORE)
+    with locked(folder, wait_seconds=WAIT_SECONDS):
+        clean_up(folder)
+        restore_folder(path)
+        origin = store_origin(job, options)
+        origin["content"] = _content(job, origin, mark)
+        with _making(path, options, origin, mark):
+            made = preprocess_slide(
+                job,
+                path,
+                options.config,
+                workers=options.workers,
+                overwrite=options.overwrite,
+                progress=progress,
+            )
+            _check_reused(made, mark, options)
+        origin["fingerprint"] = made.store.fingerprint
+        files = options.relative({"patches": path})
+        stages = {Stage.STORE.value: make_mark(options.out, origin, files)}
     return SlideOutcome(
-        slide_id=job.slide_id,
-        path=str(job.path),
-        status=Status.DONE if len(store) else Status.EMPTY,
-        slide=asdict(store.slide),
-        stain=_stain_record(store),
-        funnel=store.funnel(),
-        seconds=made.seconds,
-        files=_relative({"patches": store.path}, options.out),
+        **_describe(job, made.store), seconds=made.seconds, files=files, stages=stages
     )
 
 
+def _content(job: SlideJob, origin: dict[str, Any], mark: Mark | None) -> list[int]:
+    """Return the checksums of the slide's files; those on record if the files are untouched.
+
+    The fingerprint of a store rests on samples of the files, told in milliseconds. Read as a
+    whole they are only once, when their pixels are read anyway.
+    """
+    if mark is not None and mark.made_from.get("source") == origin["source"]:
+        known = mark.made_from.get("content")
+        if isinstance(known, list):
+            return known
+    return [file_checksum(file) for file in slide_files(job.path)]
+
+
+def _making(
+    path: Path, options: SlideOptions, origin: dict[str, Any], mark: Mark | None
+) -> AbstractContextManager[None]:
+    """Decide what is done about a store that is there, before its slide is looked at."""
+    changed = mark is not None and mark.made_from.get("content") not in (None, origin["content"])
+    if changed and not options.overwrite and path.exists():
+        raise StoreExistsError(
+            f"{path} was made from another content of the slide file; pass --overwrite to replace "
+            f"it or choose another output folder"
+        )
+    return set_aside(path) if options.redo or changed else nullcontext()
+
+
+def _check_reused(made: Preprocessed, mark: Mark | None, options: SlideOptions) -> None:
+    """Read a store that was found, unless it is as it was left; damage is an error."""
+    found = not made.seconds
+    if found and not (mark is not None and is_untouched(mark, options.out)):
+        made.store.verify()
+
+
 def predict_prepared(
-    outcome: SlideOutcome, options: SlideOptions, model: TrainedModel, progress: Progress
+    outcome: SlideOutcome,
+    options: SlideOptions,
+    model: TrainedModel,
+    earlier: SlideOutcome | None,
+    progress: Progress,
 ) -> SlideOutcome:
     """Send the patches of a prepared slide through a model and write the probabilities.
 
@@ -115,6 +154,8 @@ def predict_prepared(
         Where and how.
     model : TrainedModel
         The model.
+    earlier : SlideOutcome or None
+        What is on record of the slide and model.
     progress : Progress
         Told of every patch.
 
@@ -126,22 +167,39 @@ def predict_prepared(
     Raises
     ------
     WsiPipelineError
-        As :func:`predict_slide`.
+        As :func:`~wsi_pipeline.run.one_store.predict_slide`.
     """
     watch = Stopwatch()
     folder = options.folder(outcome.slide_id)
-    with locked(folder), watch.stage("prediction"):
-        store = PatchStore.open(folder / STORE_NAME)
-        predictions = predict_patches(store, model, options.config.predict, progress)
-        table = folder / model.spec.name / PREDICTIONS_NAME
-        write_predictions(table, predictions)
+    origin = predictions_origin(model, options, outcome.stages[Stage.STORE])
+    table = folder / model.spec.name / PREDICTIONS_NAME
+    with locked(folder, wait_seconds=WAIT_SECONDS):
+        if earlier is not None and _is_sound(earlier, Stage.PREDICTIONS, origin, options):
+            predictions = read_predictions(table)
+        else:
+            with watch.stage("prediction"):
+                store = PatchStore.open(folder / STORE_NAME)
+                predictions = predict_patches(store, model, options.config.predict, progress)
+                write_predictions(table, predictions)
+        files = options.relative({"predictions": table})
+        mark = make_mark(options.out, origin, files)
     return replace(
         outcome,
-        class_shares=_class_shares(predictions),
+        **_describe_predictions(predictions, model, options),
         seconds=outcome.seconds | watch.seconds,
-        device=_device(options),
-        files=outcome.files | _relative({"predictions": table}, options.out),
+        files=outcome.files | files,
+        stages=outcome.stages | {Stage.PREDICTIONS.value: mark},
     )
+
+
+def _is_sound(
+    earlier: SlideOutcome, stage: Stage, origin: dict[str, Any], options: SlideOptions
+) -> bool:
+    """Tell whether files that were touched, copied for instance, are nevertheless those made."""
+    mark = earlier.stages.get(stage)
+    if options.redo or mark is None or not agrees(origin, mark):
+        return False
+    return not find_damage(mark, options.out)
 
 
 def predict_unstored(
@@ -176,7 +234,9 @@ def predict_unstored(
 
     watch = Stopwatch()
     folder = options.folder(job.slide_id) / model.spec.name
-    with locked(folder.parent):
+    with locked(folder.parent, wait_seconds=WAIT_SECONDS):
+        clean_up(folder.parent)
+        origin = unstored_origin(job, options, model)
         done = predict_directly(
             job,
             model.module,
@@ -185,22 +245,30 @@ def predict_unstored(
             workers=options.workers,
             progress=progress,
         )
+        table = {"predictions": folder / PREDICTIONS_NAME}
         with watch.stage("exports"):
-            files = {"predictions": folder / PREDICTIONS_NAME}
-            write_predictions(files["predictions"], done.predictions)
-            files |= write_views(folder, done.patches, done.predictions)
+            write_predictions(table["predictions"], done.predictions)
+            views = write_views(
+                folder, done.patches, done.predictions, options.config.results
+            )
+        stages = {
+            Stage.PREDICTIONS.value: make_mark(options.out, origin, options.relative(table)),
+            Stage.EXPORTS.value: make_mark(
+                options.out, exports_origin(origin, options), options.relative(views)
+            ),
+        }
     return SlideOutcome(
-        slide_id=job.slide_id,
-        path=str(job.path),
-        status=Status.DONE if len(done.patches) else Status.EMPTY,
-        slide=asdict(done.patches.slide),
-        stain=_stain_record(done.patches),
-        funnel=done.patches.funnel(),
-        class_shares=_class_shares(done.predictions),
+        **_describe(job, done.patches),
+        **_describe_predictions(done.predictions, model, options),
         seconds=done.seconds | watch.seconds,
-        device=_device(options),
-        files=_relative(files, options.out),
+        files=options.relative(table | views),
+        stages=stages,
     )
+
+
+def unstored_origin(job: SlideJob, options: SlideOptions, model: TrainedModel) -> dict[str, Any]:
+    """Tell what decides predictions that are made without a store."""
+    return {**model_origin(model, options), **store_origin(job, options)}
 
 
 def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
@@ -209,7 +277,8 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
     Parameters
     ----------
     outcome : SlideOutcome
-        What :func:`prepare` or :func:`predict_prepared` gave.
+        What :func:`prepare` or :func:`predict_prepared` gave. What its stages say is finished is
+        not written again.
     options : SlideOptions
         Where and how.
 
@@ -220,22 +289,60 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
     """
     watch = Stopwatch()
     folder = options.folder(outcome.slide_id)
-    files = {"qc": folder / "qc.png"}
-    with locked(folder), watch.stage("exports"):
+    files: dict[str, str] = {}
+    stages: dict[str, Mark] = {}
+    with locked(folder, wait_seconds=WAIT_SECONDS), watch.stage("exports"):
         store = PatchStore.open(options.out / outcome.files["patches"])
-        draw_qc(files["qc"], store)
-        if "predictions" in outcome.files:
+        if Stage.QC not in outcome.stages:
+            draw_qc(folder / "qc.png", store)
+            files |= options.relative({"qc": folder / "qc.png"})
+            origin = outcome.stages[Stage.STORE].made_from
+            stages[Stage.QC.value] = make_mark(options.out, origin, files)
+        if Stage.PREDICTIONS in outcome.stages and Stage.EXPORTS not in outcome.stages:
             table = options.out / outcome.files["predictions"]
-            files |= write_views(table.parent, store, read_predictions(table))
+            views = options.relative(
+                write_views(
+                    table.parent, store, read_predictions(table), options.config.results
+                )
+            )
+            origin = exports_origin(outcome.stages[Stage.PREDICTIONS].made_from, options)
+            stages[Stage.EXPORTS.value] = make_mark(options.out, origin, views)
+            files |= views
     return replace(
         outcome,
         seconds=outcome.seconds | watch.seconds,
-        files=outcome.files | _relative(files, options.out),
+        files=outcome.files | files,
+        stages=outcome.stages | stages,
     )
 
 
-def _relative(files: dict[str, Path], out: Path) -> dict[str, str]:
-    return {name: path.relative_to(out).as_posix() for name, path in files.items()}
+def _describe(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
+    """Gather what a record says of a slide and its tiles."""
+    mpp_mm = patches.slide.mpp / 1000
+    width, height = patches.slide.size_wh
+    tissue = float((patches.areas == Area.TISSUE).mean()) if patches.areas.size else 0.0
+    return {
+        "slide_id": job.slide_id,
+        "path": show_path(job.path),
+        "status": Status.DONE if patches.funnel().get("kept") else Status.EMPTY,
+        "slide": asdict(patches.slide),
+        "stain": _stain_record(patches),
+        "funnel": patches.funnel(),
+        "tissue_mm2": tissue * width * height * mpp_mm**2,
+        "tile_mm2": (patches.pitch * mpp_mm) ** 2,
+    }
+
+
+def _describe_predictions(
+    predictions: Predictions, model: TrainedModel, options: SlideOptions
+) -> dict[str, Any]:
+    """Gather what a record says of predictions."""
+    return {
+        "model": model.spec.name,
+        "class_shares": _class_shares(predictions),
+        "class_colors": dict(zip(predictions.class_names, predictions.class_colors, strict=True)),
+        "device": _device(options),
+    }
 
 
 def _stain_record(store: SlideRecords) -> dict[str, Any]:

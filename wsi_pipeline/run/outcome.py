@@ -6,15 +6,24 @@ Records only: nothing here decides or draws anything.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from wsi_pipeline.errors import ReportError
+from pydantic import TypeAdapter
+
+from wsi_pipeline.errors import ReportError, WsiPipelineError
 from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.run.marks import Mark, Stage
 
 RUN_SCHEMA = 1
+
+OF_PATCHES = frozenset({"patches", "qc"})
+"""Kinds of files that a slide has whatever the model."""
+
+STAGES_OF_PATCHES = (Stage.STORE.value, Stage.QC.value)
 
 
 class Status(StrEnum):
@@ -23,55 +32,143 @@ class Status(StrEnum):
     DONE = "done"
     EMPTY = "empty"
     FAILED = "failed"
+    UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlideOutcome:
-    """What came of one slide.
+    """What came of one slide, or of one slide and model: one record of the folder.
 
     Attributes
     ----------
     slide_id, path : str
         The slide.
     status : Status
-        ``EMPTY`` is a slide without a tile: a normal result.
+        ``EMPTY`` is a slide without a tile: a normal result. ``UNFINISHED`` has steps before it,
+        which the same command takes.
+    model : str
+        Name of the model; empty in the record of the slide's patches alone.
     error : str or None
         Why it failed.
+    kind : str
+        Name of the error; empty unless it failed.
+    hint : str
+        What to do about an error whose message does not say it.
     slide : dict
         Size, mpp and its source, reader, vendor.
     stain : dict
         Verdict, reasons and matrix.
     funnel : dict of str to int
         Candidate tiles by reason.
+    tissue_mm2, tile_mm2 : float
+        Area of tissue on the slide, and of one step of the lattice of tiles.
     class_shares : dict of str to float
         Share of the kept tiles given to each class; empty before prediction.
+    class_colors : dict of str to str
+        Colour of each class, ``#rrggbb``.
     seconds : dict of str to float
         Time by stage.
     device : str
         Type of the torch device that predicted; empty before prediction.
     files : dict of str to str
-        Results, relative to the run's folder.
+        Results by kind, relative to the run's folder.
+    stages : dict of str to Mark
+        What each :class:`~wsi_pipeline.run.marks.Stage` was made from and what it left.
+    ended : str
+        UTC time, ISO 8601.
+    run : str
+        Name of the run that made it, as :attr:`RunReport.run`.
     reused : bool
-        Whether the results were found complete in the bucket, so that nothing was done.
+        Whether all of it was found complete, so that nothing was done.
     """
 
     slide_id: str
     path: str
     status: Status
+    model: str = ""
     error: str | None = None
+    kind: str = ""
+    hint: str = ""
     slide: dict[str, Any] = field(default_factory=dict)
     stain: dict[str, Any] = field(default_factory=dict)
     funnel: dict[str, int] = field(default_factory=dict)
+    tissue_mm2: float = 0.0
+    tile_mm2: float = 0.0
     class_shares: dict[str, float] = field(default_factory=dict)
+    class_colors: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, Mark] = field(default_factory=dict)
+    ended: str = ""
+    run: str = ""
     reused: bool = False
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make an outcome of the plain values of a report."""
-        return cls(**{**values, "status": Status(values["status"])})
+    def from_dict(cls, values: dict[str, Any]) -> SlideOutcome:
+        """Make an outcome of plain values.
+
+        Raises
+        ------
+        ValueError
+            If a value is missing or of another type.
+        """
+        return _outcomes().validate_python(values)
+
+    def of_patches(self) -> SlideOutcome | None:
+        """Return what the record of a slide and model says of the slide's patches, if any."""
+        if not self.model or Stage.STORE not in self.stages or self.status is Status.FAILED:
+            return None
+        return replace(
+            self,
+            model="",
+            class_shares={},
+            class_colors={},
+            device="",
+            files={kind: name for kind, name in self.files.items() if kind in OF_PATCHES},
+            stages={name: self.stages[name] for name in STAGES_OF_PATCHES if name in self.stages},
+        )
+
+    def failed(self, error: Exception) -> SlideOutcome:
+        """Return the record of a slide that failed at this point."""
+        return replace(
+            self,
+            status=Status.FAILED,
+            error=_printable(str(error) or type(error).__name__),
+            kind=type(error).__name__,
+            hint=_hint(error),
+        )
+
+
+@cache
+def _outcomes() -> TypeAdapter[SlideOutcome]:
+    return TypeAdapter(SlideOutcome)
+
+
+@cache
+def _reports() -> TypeAdapter[RunReport]:
+    return TypeAdapter(RunReport)
+
+
+def _printable(text: str) -> str:
+    """Show bytes of file names that are no text as escapes, so that every file can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def show_path(path: Path) -> str:
+    """Return a path as text that every file can hold, however its bytes are."""
+    return _printable(str(path))
+
+
+def _hint(error: Exception) -> str:
+    """Say what to do about errors that libraries raise; our own say it themselves."""
+    if isinstance(error, WsiPipelineError):
+        return ""
+    if isinstance(error, MemoryError):
+        return "give the run more memory, or fewer --workers and --slides-at-once"
+    if isinstance(error, OSError):
+        return "check free space, rights and the connection of the disk; then run again"
+    return "not foreseen: the log of the run has the traceback; the other slides are not affected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +188,16 @@ class RunReport:
     versions : dict of str to str
         Packages the results depend on.
     outcomes : tuple of SlideOutcome
-        One per slide that is done with, in the order of the slides.
+        One per slide and model that is done with: in what a run returns its own, in the order of
+        its slides; in ``run.json`` all of the folder, sorted.
     timing : dict
         Where the time went, and the verdict; empty until the last slide is done.
+    run : str
+        Name of the run, unique in the folder.
+    share : tuple of int
+        Which part of how many it did.
+    where : str
+        Folder in which it was started, to which the names in ``command`` are relative.
     """
 
     command: str
@@ -103,6 +207,9 @@ class RunReport:
     versions: dict[str, str]
     outcomes: tuple[SlideOutcome, ...]
     timing: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
+    share: tuple[int, int] = (0, 1)
+    where: str = ""
 
     def count(self, status: Status) -> int:
         """Count the slides that ended in ``status``."""
@@ -119,7 +226,18 @@ class RunReport:
             partial.write_text(text, encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> RunReport:
+        """Make a report of plain values.
+
+        Raises
+        ------
+        ValueError
+            If a value is missing or of another type.
+        """
+        return _reports().validate_python(values)
+
+    @classmethod
+    def read(cls, path: Path) -> RunReport:
         """Read what :meth:`write` wrote.
 
         Raises
@@ -131,7 +249,6 @@ class RunReport:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("schema") != RUN_SCHEMA:
                 raise ReportError(f"{path} is a report of another version; run again")
-            outcomes = tuple(SlideOutcome.from_dict(outcome) for outcome in values["outcomes"])
-            return cls(**{**values, "outcomes": outcomes})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return cls.from_dict(values)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise ReportError(f"{path} is no report of a run ({error}); run again") from error

@@ -1,155 +1,167 @@
-"""A run's report -> ``run.json`` and ``index.html``, the page that a person opens first.
+"""The records of a folder -> ``run.json``, ``summary.csv`` and ``index.html``, for people.
 
-The page is a file among the results: it loads nothing from elsewhere and runs no script. Parts of
-a run that work side by side each keep a report of their own, and all of them make the page.
+The page is a file among the results: it loads nothing from elsewhere and runs no script. All three
+are views, made anew from every record in the folder, whichever run left it; how often, is bounded
+by what they cost.
 """
 
 from __future__ import annotations
 
-import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
 
-from wsi_pipeline.errors import ReportError
+from wsi_pipeline.errors import ConfigError, OutputError, ReportError
 from wsi_pipeline.files import locked, replace_atomically
 from wsi_pipeline.run.outcome import RunReport, SlideOutcome, Status
+from wsi_pipeline.run.records import Records
 from wsi_pipeline.run.remote import RemoteFolder
+from wsi_pipeline.run.summary import write_summary
 from wsi_pipeline.run.timing import Timing, merge_timings
-
-if TYPE_CHECKING:
-    from wsi_pipeline.slide.inputs import Share
 
 RECORD_NAME = "run.json"
 PAGE_NAME = "index.html"
-PARTS_FOLDER = "shards"
+SUMMARY_NAME = "summary.csv"
 
 MANY_CLASSES = 12
 """Classes above which those that a slide does not have go unmentioned."""
 
+NO_COLOR = "#888888"
+
+SLIDE_FACTS = frozenset({"size_wh", "mpp", "mpp_source", "reader", "vendor"})
+"""What the page says of a slide; a record of other facts shows none."""
+
 LOCK_SECONDS = 120
-"""How long a part waits while others merge the parts, which takes well below a second."""
+"""How long a run waits at its end while others make the views, which takes a second or two."""
+
+REST = 20
+"""How many times as long as it took to make the views no others are made while slides end."""
 
 
-def publish_report(out: Path, report: RunReport, share: Share, bucket: str | None = None) -> None:
-    """Write the report of a run, or that of a part and, with it, that of all parts so far.
+class Publisher:
+    """Makes the views of a folder while a run goes on.
 
     Parameters
     ----------
-    out : Path
-        Folder of the run.
-    report : RunReport
-        What came of the run or the part.
-    share : Share
-        Which part it is.
-    bucket : str or None
-        ``s3://bucket/prefix`` where the report goes too.
+    records : Records
+        The records of the folder; where they are kept in a bucket too, the views go there.
     """
-    remote = None if bucket is None else RemoteFolder(bucket)
-    out.mkdir(parents=True, exist_ok=True)
-    if share.count == 1:
-        shutil.rmtree(out / PARTS_FOLDER, ignore_errors=True)  # of an earlier run in parts
-        _write_whole(out, report, remote)
-        return
-    part = out / PARTS_FOLDER / f"{share.index:04d}-of-{share.count:04d}.json"
-    report.write(part)
-    if remote is not None:
-        remote.write(f"{PARTS_FOLDER}/{part.name}", part)
-        remote.download(PARTS_FOLDER, out / PARTS_FOLDER)
-    _merge(out, remote)
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._next = 0.0
+
+    def soon(self) -> None:
+        """Make the views, unless that was done a short while ago or another process is at it."""
+        if time.monotonic() < self._next:
+            return
+        began = time.monotonic()
+        with suppress(OutputError):
+            self._publish(wait_seconds=0)
+        self._next = time.monotonic() + REST * (time.monotonic() - began)
+
+    def now(self) -> None:
+        """Make the views.
+
+        Raises
+        ------
+        ConfigError
+            If they cannot be written.
+        """
+        try:
+            self._records.fetch()  # other machines may have added to them
+            self._publish(wait_seconds=LOCK_SECONDS)
+        except OSError as error:
+            raise ConfigError(
+                f"results cannot be written to {self._records.out}: {error}"
+            ) from error
+
+    def _publish(self, wait_seconds: float) -> None:
+        # whoever holds the lock last sees the records of all, since records come before views
+        with locked(self._records.folder, wait_seconds=wait_seconds):
+            write_views(self._records)
+            if self._records.remote is not None:
+                for name in (RECORD_NAME, SUMMARY_NAME, PAGE_NAME):
+                    self._records.remote.write(name, self._records.out / name)
+
+
+def write_views(records: Records) -> RunReport:
+    """Write ``run.json``, ``summary.csv`` and ``index.html`` of all records of a folder.
+
+    Parameters
+    ----------
+    records : Records
+        The records, with at least one run.
+
+    Returns
+    -------
+    RunReport
+        What was written: the last run, with the outcomes of all.
+
+    Raises
+    ------
+    ReportError
+        If no run is on record.
+    """
+    runs = records.runs()
+    if not runs:
+        raise ReportError(f"there is no report of a run in {records.out}; check the folder")
+    outcomes = tuple(records.shown())
+    report = replace(runs[-1], outcomes=outcomes, timing=_timing(runs, outcomes))
+    report.write(records.out / RECORD_NAME)
+    write_summary(records.out / SUMMARY_NAME, outcomes)
+    write_report(records.out / PAGE_NAME, report)
+    return report
 
 
 def republish_report(out: Path, bucket: str | None = None) -> RunReport:
-    """Write ``run.json`` and ``index.html`` anew, of all parts of a run.
+    """Write the views of a folder anew.
 
     Parameters
     ----------
     out : Path
         Folder of the run, or an empty one for the report of a run in a bucket.
     bucket : str or None
-        ``s3://bucket/prefix`` to read the parts from and to write to.
+        ``s3://bucket/prefix`` to read the records from and to write to.
 
     Returns
     -------
     RunReport
-        Of the whole run.
+        The last run, with the outcomes of all.
 
     Raises
     ------
     ReportError
         If there is no report.
     """
-    remote = None if bucket is None else RemoteFolder(bucket)
-    if remote is not None:
-        remote.download(PARTS_FOLDER, out / PARTS_FOLDER)
-        if not _parts(out):
-            _fetch_record(remote, out)
-    if _parts(out):
-        return _merge(out, remote)
-    report = RunReport.read(out / RECORD_NAME)
-    _write_whole(out, report, remote)
-    return report
+    records = Records(out, None if bucket is None else RemoteFolder(bucket))
+    records.adopt(out / RECORD_NAME)
+    records.fetch()
+    if not records.folder.is_dir():
+        raise ReportError(f"there is no report of a run in {bucket or out}; check the name")
+    Publisher(records).now()
+    return RunReport.read(out / RECORD_NAME)
 
 
-def _fetch_record(remote: RemoteFolder, out: Path) -> None:
-    try:
-        content = remote.read(RECORD_NAME)
-    except FileNotFoundError as error:
-        raise ReportError(f"there is no report of a run in {remote.url}") from error
-    (out / RECORD_NAME).write_bytes(content)
-
-
-def _merge(out: Path, remote: RemoteFolder | None) -> RunReport:
-    # every part writes its own report before it comes here, so the last to hold the lock sees all
-    with locked(out / PARTS_FOLDER, wait_seconds=LOCK_SECONDS):
-        report = merge_reports([RunReport.read(part) for part in _parts(out)])
-        _write_whole(out, report, remote)
-    return report
-
-
-def _parts(out: Path) -> list[Path]:
-    """Return the reports of the parts; of runs in several ways of parting, those of the last."""
-    parts = sorted((out / PARTS_FOLDER).glob("*-of-*.json"))
+def _timing(runs: Sequence[RunReport], outcomes: Sequence[SlideOutcome]) -> dict[str, Any]:
+    """Return where the time of the last run went; of a run in parts, that of all its parts."""
+    last = runs[-1]
+    if last.share[1] == 1:
+        return last.timing
+    parts = {run.share[0]: run for run in runs if run.share[1] == last.share[1] and run.timing}
     if not parts:
-        return []
-    newest = max(parts, key=lambda part: part.stat().st_mtime)
-    count = newest.stem.rpartition("-")[2]
-    return [part for part in parts if part.stem.endswith(f"-of-{count}")]
-
-
-def merge_reports(parts: list[RunReport]) -> RunReport:
-    """Make one report of those of the parts of a run.
-
-    Parameters
-    ----------
-    parts : list of RunReport
-        At least one.
-
-    Returns
-    -------
-    RunReport
-        The slides of all, sorted by id; command, configuration and model are those of the first.
-    """
-    outcomes = sorted((o for part in parts for o in part.outcomes), key=lambda o: o.slide_id)
-    timings = [Timing.from_dict(part.timing) for part in parts if part.timing]
-    return replace(
-        parts[0],
-        started=min(part.started for part in parts),
-        outcomes=tuple(outcomes),
-        timing=merge_timings(timings, outcomes).to_dict() if timings else {},
-    )
-
-
-def _write_whole(out: Path, report: RunReport, remote: RemoteFolder | None) -> None:
-    report.write(out / RECORD_NAME)
-    write_report(out / PAGE_NAME, report)
-    if remote is not None:
-        remote.write(RECORD_NAME, out / RECORD_NAME)
-        remote.write(PAGE_NAME, out / PAGE_NAME)
+        return {}
+    names = {run.run for run in parts.values()}
+    own = [outcome for outcome in outcomes if outcome.run in names]
+    timings = [Timing.from_dict(run.timing) for run in parts.values()]
+    return merge_timings(timings, own).to_dict()
 
 
 def write_report(path: Path, report: RunReport) -> None:
@@ -169,10 +181,7 @@ def write_report(path: Path, report: RunReport) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    colors = dict(
-        zip(report.model.get("class_names", ()), report.model.get("class_colors", ()), strict=True)
-    )
-    slides = [_card(outcome, colors) for outcome in report.outcomes]
+    slides = [_card(outcome) for outcome in report.outcomes]
     page = templates.get_template("report.html").render(
         report=report,
         counts=_counts(report),
@@ -203,22 +212,25 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 600 else str(timedelta(seconds=round(seconds)))
 
 
-def _card(outcome: SlideOutcome, colors: dict[str, str]) -> dict[str, Any]:
+def _card(outcome: SlideOutcome) -> dict[str, Any]:
     """Gather what the page shows of one slide, as text and links."""
     kept = outcome.funnel.get("kept", 0)
+    slide = outcome.slide if outcome.slide.keys() >= SLIDE_FACTS else {}
     shares = [
-        {"name": name, "percent": f"{100 * share:.1f}", "color": colors[name]}
+        {
+            "name": name,
+            "percent": f"{100 * share:.1f}",
+            "color": outcome.class_colors.get(name, NO_COLOR),
+        }
         for name, share in outcome.class_shares.items()
         if share > 0 or len(outcome.class_shares) <= MANY_CLASSES
     ]
     return {
         "outcome": outcome,
-        "anchor": quote(outcome.slide_id),
+        "anchor": quote(f"{outcome.slide_id}/{outcome.model}".rstrip("/")),
         "kept": f"{kept} of {sum(outcome.funnel.values())}" if outcome.funnel else "",
         "verdict": outcome.stain.get("verdict", ""),
-        "mpp": f"{outcome.slide['mpp']:.4g} ({outcome.slide['mpp_source']})"
-        if outcome.slide
-        else "",
+        "mpp": f"{slide['mpp']:.4g} ({slide['mpp_source']})" if slide else "",
         "summary": ", ".join(f"{share['name']} {share['percent']} %" for share in shares),
         "shares": shares,
         "pictures": [
@@ -227,7 +239,7 @@ def _card(outcome: SlideOutcome, colors: dict[str, str]) -> dict[str, Any]:
             if path.endswith(".png")
         ],
         "files": [{"href": quote(path), "name": name} for name, path in outcome.files.items()],
-        "facts": _facts(outcome.slide),
+        "facts": _facts(slide),
         "stains": _stains(outcome.stain),
     }
 

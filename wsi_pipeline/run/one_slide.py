@@ -248,9 +248,7 @@ def predict_unstored(
         table = {"predictions": folder / PREDICTIONS_NAME}
         with watch.stage("exports"):
             write_predictions(table["predictions"], done.predictions)
-            views = write_views(
-                folder, done.patches, done.predictions, options.config.results
-            )
+            views = write_views(folder, done.patches, done.predictions, options.config.results)
         stages = {
             Stage.PREDICTIONS.value: make_mark(options.out, origin, options.relative(table)),
             Stage.EXPORTS.value: make_mark(
@@ -301,9 +299,7 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
         if Stage.PREDICTIONS in outcome.stages and Stage.EXPORTS not in outcome.stages:
             table = options.out / outcome.files["predictions"]
             views = options.relative(
-                write_views(
-                    table.parent, store, read_predictions(table), options.config.results
-                )
+                write_views(table.parent, store, read_predictions(table), options.config.results)
             )
             origin = exports_origin(outcome.stages[Stage.PREDICTIONS].made_from, options)
             stages[Stage.EXPORTS.value] = make_mark(options.out, origin, views)

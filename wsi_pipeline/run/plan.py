@@ -70,7 +70,7 @@ class Planner:
         done = self._finished(patches, self._origins(job, Stage.STORE, Stage.QC))
         legs: list[Leg] = []
         if Stage.STORE in done and patches is not None:
-            start = replace(patches, stages=done, seconds={}, status=_status(patches), error=None)
+            start = replace(_sound(patches), stages=done, seconds={})
         else:
             legs += self._to_prepare(job, patches)
         if self._model is None:
@@ -94,7 +94,7 @@ class Planner:
             origin = of_model | wanted[Stage.PREDICTIONS]
             done = self._finished(record, self._with_exports(origin))
         if record is not None and len(done) == 2:
-            return replace(record, status=_status(record)), []
+            return _sound(record), []
         step = partial(_predict_unstored, job, self._options)
         legs = [Leg(Lane.PREDICT, step)]
         return self._start(job), self._to_bucket(job, None, legs, fetch=False)
@@ -138,8 +138,7 @@ class Planner:
         if Stage.PREDICTIONS not in done:
             return start, False
         merged = replace(
-            record,
-            status=start.status,
+            _sound(record),
             files=start.files | record.files,
             stages=start.stages | done,
         )
@@ -171,8 +170,10 @@ class Planner:
         return [*first, *legs, Leg(Lane.FINISH, partial(_upload, self._bucket, patches))]
 
 
-def _status(record: SlideOutcome) -> Status:
-    return Status.DONE if record.funnel.get("kept") else Status.EMPTY
+def _sound(record: SlideOutcome) -> SlideOutcome:
+    """Return a record as it is when what is left to do succeeds."""
+    status = Status.DONE if record.funnel.get("kept") else Status.EMPTY
+    return replace(record, status=status, error=None, kind="", hint="")
 
 
 def _fetch(

@@ -58,6 +58,10 @@ class SlideRecords(Protocol):
         """Side of a tile, level-0 px."""
 
     @property
+    def pitch(self) -> float:
+        """Distance between neighbouring tiles, level-0 px."""
+
+    @property
     def tissue_fraction(self) -> NDArray[np.float32]:
         """Share of each tile that is tissue, shape (N,)."""
 

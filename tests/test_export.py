@@ -89,6 +89,39 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
         read_predictions(path)
 
 
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    written = make_predictions(n=40)
+    write_predictions(path, written)
+    whole = path.read_bytes()
+    draws = np.random.default_rng(0)
+    refused = 0
+    for _ in range(200):
+        content = bytearray(whole)
+        content[draws.integers(len(content))] ^= 1 << int(draws.integers(8))
+        path.write_bytes(content)
+        try:
+            read = read_predictions(path)
+        except PredictionsError:
+            refused += 1
+            continue
+        assert_array_equal(read.prob, written.prob)
+        assert_array_equal(read.xy, written.xy)
+        assert (read.class_names, read.extent) == (written.class_names, written.extent)
+    assert refused > 100
+
+
+def test_a_table_without_checksum_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    written = make_predictions(n=3)
+    write_predictions(path, written)
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"wsi_pipeline"])
+    older = {key: about[key] for key in about if key != "checksum"} | {"schema": 1}
+    pq.write_table(table.replace_schema_metadata({"wsi_pipeline": json.dumps(older)}), path)
+    assert_array_equal(read_predictions(path).prob, written.prob)
+
+
 def features_in(path: Path) -> list[dict[str, Any]]:
     """Parse a collection as strictly as the standard has it."""
     document = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)

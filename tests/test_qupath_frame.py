@@ -10,7 +10,9 @@ import pytest
 from shapely.geometry import box, mapping
 
 from tests.mirax import TILE_PX, write_mirax
+from tests.stores import make_predictions
 from wsi_pipeline.annotations import AnnotationFormat, read_annotations
+from wsi_pipeline.results.export.geojson import write_geojson
 from wsi_pipeline.slide.open import open_slide
 
 FIRST_TILE = (4, 3)
@@ -70,3 +72,14 @@ def test_geojson_counts_from_there_and_other_formats_do_not(tmp_path: Path) -> N
     assert len(found) + 1 == len(AnnotationFormat)
     assert found.pop("a.geojson") == (1010, 520, 1030, 540)
     assert set(found.values()) == {square.bounds}
+
+
+def test_predictions_are_written_where_qupath_shows_them(tmp_path: Path) -> None:
+    predictions = make_predictions((2, 2), extent=256.0, pitch=256.0)
+    write_geojson(tmp_path / "a.geojson", predictions, (256, 512))
+
+    again = read_annotations(tmp_path / "a.geojson", bounds_xy=(256, 512))
+
+    first = json.loads((tmp_path / "a.geojson").read_text())["features"][0]
+    assert first["geometry"]["coordinates"][0][0] == [-256, -512]
+    assert [area.geometry.bounds[:2] for area in again] == [tuple(xy) for xy in predictions.xy]

@@ -67,7 +67,7 @@ def write_attention(
     attention = _place(store, features, values, names)
     files = {"table": folder / "attention.parquet", "geojson": folder / "attention.geojson"}
     write_attention_table(files["table"], attention)
-    write_attention_geojson(files["geojson"], attention)
+    write_attention_geojson(files["geojson"], attention, store.slide.bounds_xy)
     raster, cell_px = paint_tiles(attention.percentile, attention)
     painted = Heatmap(
         values=raster,

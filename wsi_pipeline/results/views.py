@@ -49,7 +49,7 @@ def write_views(
     config = config or ResultsConfig()
     result = SlideResult(records=records, found=predictions, rule=rule_of(config))
     files = {"geojson": folder / "predictions.geojson", "heatmap": folder / HEATMAP_NAME}
-    write_geojson(files["geojson"], predictions)
+    write_geojson(files["geojson"], predictions, records.slide.bounds_xy)
     draw_classes(files["heatmap"], result)
     return files | write_exports(result, folder.parent, folder.name, config.export)
 

@@ -102,7 +102,9 @@ def write_attention_table(path: Path, attention: TileAttention) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def write_attention_geojson(path: Path, attention: TileAttention) -> None:
+def write_attention_geojson(
+    path: Path, attention: TileAttention, bounds_xy: tuple[int, int] = (0, 0)
+) -> None:
     """Write one tile object per tile, with its attention as measurements.
 
     Parameters
@@ -111,8 +113,10 @@ def write_attention_geojson(path: Path, attention: TileAttention) -> None:
         File to write; an older one is replaced in one step.
     attention : TileAttention
         Of one slide. In QuPath, *Measure > Show measurement maps* colours the tiles.
+    bounds_xy : tuple of int
+        Where QuPath begins to count on this slide, level-0 px: ``SlideInfo.bounds_xy``.
     """
-    write_collection(path, _tiles(attention))
+    write_collection(path, _tiles(attention), bounds_xy)
 
 
 def _tiles(attention: TileAttention) -> Iterator[dict[str, Any]]:

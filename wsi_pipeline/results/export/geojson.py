@@ -1,6 +1,7 @@
 """Predictions -> GeoJSON that QuPath opens as classified objects, one tile object per tile.
 
-Objects are written one at a time. Coordinates are level-0 px; no image is written.
+Objects are written one at a time. Coordinates are level-0 px, counted from where QuPath
+does; no image is written.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ NAMESPACE = UUID("6a3c1f0e-5b7d-4c52-9d51-1f0c2f7ab9d4")
 """Makes ids of areas unlike those of anything else."""
 
 
-def write_geojson(path: Path, predictions: Predictions) -> None:
+def write_geojson(
+    path: Path, predictions: Predictions, bounds_xy: tuple[int, int] = (0, 0)
+) -> None:
     """Write predictions as a FeatureCollection for QuPath 0.5 and later.
 
     Parameters
@@ -39,6 +42,8 @@ def write_geojson(path: Path, predictions: Predictions) -> None:
         File to write; an older one is replaced in one step.
     predictions : Predictions
         Of one slide; N = 0 gives a collection without features.
+    bounds_xy : tuple of int
+        Where QuPath begins to count on this slide, level-0 px: ``SlideInfo.bounds_xy``.
 
     Notes
     -----
@@ -46,23 +51,46 @@ def write_geojson(path: Path, predictions: Predictions) -> None:
     ``measurements``: one probability per class, the entropy and, where it is known, the number of
     the piece of tissue.
     """
-    write_collection(path, _tiles(predictions))
+    write_collection(path, _tiles(predictions), bounds_xy)
 
 
 def write_tiles(path: Path, result: SlideResult) -> None:
     """Write the predictions of a slide, as :func:`write_geojson`."""
-    write_geojson(path, result.predictions)
+    write_geojson(path, result.predictions, result.records.slide.bounds_xy)
 
 
-def write_collection(path: Path, features: Iterable[dict[str, Any]]) -> None:
-    """Write GeoJSON features as a collection, one at a time; an older file is replaced."""
+def write_collection(
+    path: Path, features: Iterable[dict[str, Any]], bounds_xy: tuple[int, int] = (0, 0)
+) -> None:
+    """Write GeoJSON features as a collection, one at a time; an older file is replaced.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    features : iterable of dict
+        Places are level-0 px, counted from the corner of the slide.
+    bounds_xy : tuple of int
+        Where QuPath begins to count on this slide, level-0 px: ``SlideInfo.bounds_xy``.
+    """
     with replace_atomically(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = "\n"
         for feature in features:
+            geometry = feature["geometry"]
+            geometry["coordinates"] = _counted_from(bounds_xy, geometry["coordinates"])
             file.write(separator + json.dumps(feature, allow_nan=False))
             separator = ",\n"
         file.write("\n]}\n")
+
+
+def _counted_from(bounds_xy: tuple[int, int], coordinates: list[Any]) -> list[Any]:
+    """Move the points in nested lists of coordinates."""
+    if bounds_xy == (0, 0):
+        return coordinates
+    if isinstance(coordinates[0], list):
+        return [_counted_from(bounds_xy, inner) for inner in coordinates]
+    return [place - start for place, start in zip(coordinates, bounds_xy, strict=True)]
 
 
 def _tiles(predictions: Predictions) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ the metadata of its schema. Nothing else of a slide is written.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,8 @@ from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.types import Origin, Predictions
 
 METADATA_KEY = b"wsi_pipeline"
-SCHEMA = 1
+SCHEMA = 2
+"""Tables of schema 1 have no checksum and are read too."""
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
@@ -58,7 +60,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         columns["piece"] = pa.array(predictions.piece)
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: _metadata(predictions)})
     with replace_atomically(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -77,10 +79,10 @@ def read_predictions(path: Path) -> Predictions:
     Raises
     ------
     PredictionsError
-        If the file is missing, not Parquet, or not a table of predictions.
+        If the file is missing, damaged, not Parquet, or not a table of predictions.
     """
     try:
-        table = pq.read_table(path, memory_map=True)
+        table = pq.read_table(path, memory_map=True, page_checksum_verification=True)
         return _parse(table)
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise PredictionsError(
@@ -99,30 +101,51 @@ def _origin_columns(predictions: Predictions) -> dict[str, Any]:
 
 
 def _metadata(predictions: Predictions) -> str:
+    about = _about(predictions)
+    return json.dumps({"schema": SCHEMA, **about, "checksum": _checksum(predictions)})
+
+
+def _about(predictions: Predictions) -> dict[str, Any]:
     origin = predictions.origin
-    return json.dumps(
-        {
-            "schema": SCHEMA,
-            "origin": None if origin is None else asdict(origin),
-            "class_names": predictions.class_names,
-            "class_colors": predictions.class_colors,
-            "shape": predictions.shape,
-            "extent": predictions.extent,
-            "pitch": predictions.pitch,
-        }
-    )
+    return {
+        "origin": None if origin is None else asdict(origin),
+        "class_names": predictions.class_names,
+        "class_colors": predictions.class_colors,
+        "shape": predictions.shape,
+        "extent": predictions.extent,
+        "pitch": predictions.pitch,
+    }
+
+
+def _checksum(predictions: Predictions) -> str:
+    """Digest all that predictions consist of, whatever bytes a file has them in.
+
+    The checksums of Parquet are those of pages: its footer, with the names of columns and what
+    stands beside them, has none.
+    """
+    digest = hashlib.sha256(json.dumps(_about(predictions), sort_keys=True).encode())
+    for values, dtype in (
+        (predictions.prob, "<f4"),
+        (predictions.xy, "<i8"),
+        (predictions.rc, "<i4"),
+        (predictions.piece, "<i4"),
+    ):
+        if values is not None:
+            digest.update(f"{dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values, dtype=dtype).data)
+    return digest.hexdigest()
 
 
 def _parse(table: pa.Table) -> Predictions:
     about = json.loads((table.schema.metadata or {})[METADATA_KEY])
-    if about["schema"] != SCHEMA:
+    if about["schema"] not in (1, SCHEMA):
         raise ValueError(f"schema {about['schema']}, this version reads {SCHEMA}")
     rows, cols = about["shape"]
     names = tuple(about["class_names"])
     prob = np.empty((table.num_rows, len(names)), dtype=np.float32)
     for index, name in enumerate(names):
         prob[:, index] = table[f"prob_{name}"].to_numpy()
-    return Predictions(
+    predictions = Predictions(
         prob=prob,
         xy=np.column_stack([table[name].to_numpy() for name in ("x", "y")]).astype(np.int64),
         rc=np.column_stack([table[name].to_numpy() for name in ("row", "col")]).astype(np.int32),
@@ -134,6 +157,9 @@ def _parse(table: pa.Table) -> Predictions:
         origin=_origin(about.get("origin")),
         piece=table["piece"].to_numpy() if "piece" in table.column_names else None,
     )
+    if about["schema"] == SCHEMA and about["checksum"] != _checksum(predictions):
+        raise ValueError("it is damaged: its content does not agree with its checksum")
+    return predictions
 
 
 def _origin(values: dict[str, Any] | None) -> Origin | None:

@@ -35,7 +35,7 @@ def write_regions(path: Path, result: SlideResult) -> None:
     its class, its area in mm2 and the number of its piece of tissue. The areas of a class add up to
     what :func:`~wsi_pipeline.results.class_map.measure_areas` says.
     """
-    write_collection(path, _features(result))
+    write_collection(path, _features(result), result.records.slide.bounds_xy)
 
 
 def _features(result: SlideResult) -> Iterator[dict[str, Any]]:

@@ -35,7 +35,7 @@ def write_outlines(path: Path, result: SlideResult) -> None:
     result : SlideResult
         Of one slide; predictions are not needed. Outlines follow the pixels of the mask.
     """
-    write_collection(path, _features(result))
+    write_collection(path, _features(result), result.records.slide.bounds_xy)
 
 
 def _features(result: SlideResult) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from wsi_models.losses.siamese import centroid_cosine, negative_cosine, straight_through
 from wsi_models.methods import CluByol, CluByolConfig, CluSiam, CluSiamConfig, build_method
-from wsi_models.methods.clusiam import SiameseMethod
 from wsi_models.methods.optimisation import CosineSgdConfig
+from wsi_models.methods.siamese import SiameseMethod
 from wsi_models.networks.description import build_network
 from wsi_models.parts import draws
 from wsi_models.parts.backbone import SmallConfig
@@ -359,13 +359,13 @@ def test_silent_residual_blocks_pass_their_shortcut() -> None:
 
 def test_pretrained_encoders_are_not_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[nn.Module] = []
-    monkeypatch.setattr("wsi_models.methods.clusiam.silence_residuals", called.append)
+    monkeypatch.setattr("wsi_models.methods.siamese.silence_residuals", called.append)
     build_method(CluSiamConfig(**COMMON), CLASSES)
     assert len(called) == 1
     pretrained = COMMON | {"encoder": {"name": "efficientnet_lite0", "weights": "imagenet"}}
     config = CluSiamConfig(**pretrained)
     small = build_network(CluSiamConfig(**COMMON).network(), 5, 32)
-    monkeypatch.setattr("wsi_models.methods.clusiam.build_network", lambda *_: small)
+    monkeypatch.setattr("wsi_models.methods.siamese.build_network", lambda *_: small)
     build_method(config, CLASSES)
     assert len(called) == 1
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import nn
 from wsi_models.networks.class_m import ClassMNetwork
+from wsi_models.networks.rgb_network import RgbNetwork
 from wsi_models.parts.backbone import (
     EfficientNetLite0Config,
     EncoderConfig,
@@ -109,3 +111,37 @@ def test_class_m_takes_encoders_of_any_kind() -> None:
     output = network(torch.rand(4, 2, 32, 32))
     assert output.logits.shape == (4, 3)
     assert output.z_h.shape == output.z_e.shape == (4, 64)
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("config", RANDOM, ids=lambda config: config.name)
+def test_every_encoder_starts_from_a_bundle(
+    tmp_path: Path, config: EncoderConfig, channels: int
+) -> None:
+    _skip_without_extra(config)
+    trained = RgbNetwork(build_encoder(config, 3, 32), 2).eval()
+    save_weights(trained, tmp_path / "model.safetensors")
+
+    started = build_encoder(config.model_copy(update={"weights": tmp_path}), channels, 32).module
+
+    grey = torch.rand(2, 1, 32, 32)
+    expected = trained.features(grey.expand(2, 3, 32, 32))
+    found = started.eval()(grey.expand(2, channels, 32, 32))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_bundle_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    other = RgbNetwork(build_encoder(SmallConfig(planes=(8, 8, 8, 8)), 3, 32), 2)
+    save_weights(other, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"another encoder than this one: \d+ tensors differ"):
+        build_encoder(SmallConfig(weights=tmp_path), 3, 32)
+    stains = ClassMNetwork(3, *(build_encoder(SmallConfig(), 1, 32) for _ in range(2)))
+    save_weights(stains, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="no encoder of RGB patches to start from"):
+        build_encoder(SmallConfig(weights=tmp_path), 3, 32)
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
+        build_encoder(SmallConfig(weights=tmp_path / ".."), 3, 32)

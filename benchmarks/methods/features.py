@@ -60,6 +60,14 @@ SIAM = {
     "clusters": CLUSTERS,
 }
 
+ALONE: dict[str, Any] = {
+    "alpha": 0.0,
+    "projected": 128,
+    "cluster_hidden": 128,
+    "clusters": CLUSTERS,
+}
+"""What is learnt from the invariance alone, by methods whose clusters are only watched."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "random features": SIAM,
     "imagenet features": SIAM,
@@ -67,11 +75,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clusiam": SIAM,
     "byol": {**BYOL, "alpha": 0.0},
     "clubyol": BYOL,
+    "simclr": {"method": "simclr", **ALONE},
+    "barlow": {"method": "barlow", **ALONE, "projected": 512},
+    "mocov3": {"method": "mocov3", **ALONE, "projected": 256, "predictor_hidden": 1024},
+    "swav": {"method": "swav", **ALONE, "prototypes": 100},
 }
 
-RATES = {"clusiam": 0.1, "clubyol": 0.4}
-"""Learning rate of each method, per step of 128. Its ablation has half: there the invariance counts
-twice as much, so the encoder moves as fast."""
+RATES = {
+    "clusiam": 0.1,
+    "clubyol": 0.4,
+    "simclr": 0.1,
+    "barlow": 0.1,
+    "mocov3": 0.1,
+    "swav": 0.1,
+}
+"""Learning rate of each method, per step of 128. The ablations of CluSiam and CluBYOL have half:
+there the invariance counts twice as much, so the encoder moves as fast."""
 
 
 def main() -> None:
@@ -126,7 +145,8 @@ def recipe(options: argparse.Namespace, name: str, seed: int) -> Recipe:
         pretrained = options.pretrained or name == "imagenet features"
         encoder["weights"] = "imagenet" if pretrained else None
     chosen = VARIANTS[name]
-    share = 1.0 if chosen["alpha"] else 1 - ALPHA
+    ablated = chosen["method"] in ("clusiam", "clubyol") and not chosen["alpha"]
+    share = 1 - ALPHA if ablated else 1.0
     rate = RATES[chosen["method"]] * share * options.batch / 128
     views = {"patch_px": options.size, "blur_px": (0.1, max(0.2, 2.0 * options.size / 224))}
     return Recipe.model_validate(

@@ -50,7 +50,7 @@ def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
         torchrun --nproc-per-node 4 --no-python wsi-pipeline train class_m.toml --data ...
 
     Stores need RGB and labels ('ingest', or 'preprocess --keep-rgb' with annotations); clusiam
-    and clubyol take them without labels too. Patches are divided by group. OUT/curves.png shows
+    and the others without labels take them unlabelled too. Patches are divided by group. OUT/curves.png shows
     how it goes after every epoch, OUT/evaluation.md how good the model is on the test groups,
     OUT/bundle is for 'wsi-pipeline run --model'.
     """

@@ -14,6 +14,16 @@ from wsi_models.errors import TrainingError
 from wsi_models.methods.base import UNKNOWN, Batch, Losses, Method
 from wsi_models.methods.class_m_method import ClassM, ClassMConfig
 from wsi_models.methods.clusiam import CluByol, CluByolConfig, CluSiam, CluSiamConfig
+from wsi_models.methods.contrastive import (
+    BarlowConfig,
+    BarlowTwins,
+    MoCo,
+    MoCoConfig,
+    SimClr,
+    SimClrConfig,
+    SwAV,
+    SwavConfig,
+)
 from wsi_models.methods.declared import MethodChoices
 from wsi_models.methods.fixmatch import FixMatch, FixMatchConfig
 from wsi_models.methods.mixmatch import MixMatch, MixMatchConfig
@@ -32,7 +42,11 @@ MethodConfig = Annotated[
     | S5CLConfig
     | TearConfig
     | CluSiamConfig
-    | CluByolConfig,
+    | CluByolConfig
+    | SimClrConfig
+    | BarlowConfig
+    | MoCoConfig
+    | SwavConfig,
     Field(discriminator="method"),
 ]
 """Which method of ours, and all that it can be told."""
@@ -45,6 +59,8 @@ ENTRY_POINTS = "wsi_models.methods"
 __all__ = [
     "S5CL",
     "UNKNOWN",
+    "BarlowConfig",
+    "BarlowTwins",
     "Batch",
     "ClassM",
     "ClassMConfig",
@@ -60,9 +76,15 @@ __all__ = [
     "MethodConfig",
     "MixMatch",
     "MixMatchConfig",
+    "MoCo",
+    "MoCoConfig",
     "S5CLConfig",
+    "SimClr",
+    "SimClrConfig",
     "Supervised",
     "SupervisedConfig",
+    "SwAV",
+    "SwavConfig",
     "Tear",
     "TearConfig",
     "build_method",

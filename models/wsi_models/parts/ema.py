@@ -56,8 +56,8 @@ class Ema(nn.Module, Generic[Network]):
         return self._average.eval()
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move the average towards the network by one step."""
+    def update(self, network: nn.Module, decay: float | None = None) -> None:
+        """Move the average towards the network by one step, with another decay if one is given."""
         mine: list[Tensor] = list(self._average.parameters())
         theirs: list[Tensor] = list(network.parameters())
         for own, other in zip(self._average.buffers(), network.buffers(), strict=True):
@@ -68,7 +68,7 @@ class Ema(nn.Module, Generic[Network]):
                 theirs.append(other)
             else:
                 own.copy_(other)
-        torch._foreach_lerp_(mine, theirs, 1 - self._decay)
+        torch._foreach_lerp_(mine, theirs, 1 - (self._decay if decay is None else decay))
 
     @torch.no_grad()
     def restart(self, network: nn.Module) -> None:

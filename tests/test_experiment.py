@@ -205,7 +205,7 @@ def test_a_given_split_is_used(work: Path) -> None:
     [
         ("epochs = 2", "epochs = 0", "train.epochs = 0"),
         ("[train]", "[trains]", "trains"),
-        ('"class-m"', '"class-x"', "method = "),
+        ('"class-m"', '"class-x"', "method: Input tag 'class-x'"),
         ("[split]", "[split", "cannot be read as TOML"),
         ("patch_px = 32", "patch_px = 40", "at most 33 px"),
         ("labelled_per_step = 4", "labelled_per_step = 5", "no multiple of 2"),

@@ -49,10 +49,10 @@ def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
     On several GPUs:
         torchrun --nproc-per-node 4 --no-python wsi-pipeline train class_m.toml --data ...
 
-    Stores need RGB and labels ('ingest', or 'preprocess --keep-rgb' with annotations); clusiam
-    and the others without labels take them unlabelled too. Patches are divided by group. OUT/curves.png shows
-    how it goes after every epoch, OUT/evaluation.md how good the model is on the test groups,
-    OUT/bundle is for 'wsi-pipeline run --model'.
+    Stores need RGB and labels ('ingest', or 'preprocess --keep-rgb' with annotations); clusiam,
+    clubyol, simclr, barlow, mocov3 and swav need no labels. Patches are divided by group.
+    OUT/curves.png shows how it goes after every epoch, OUT/evaluation.md how good the model is on
+    the test groups, OUT/bundle is for 'wsi-pipeline run --model'.
     """
     with explained_errors(), training_errors():
         outcome = _run(recipe, out, values)

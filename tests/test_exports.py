@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import anndata
+import highdicom
 import numpy as np
 import openslide
 import pytest
@@ -23,6 +25,7 @@ from tests.results import make_result
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.errors import ConfigError, ExportError
 from wsi_pipeline.results.class_map import ClassRule, NoClass
+from wsi_pipeline.results.export.optional import import_optional
 from wsi_pipeline.results.export.registry import EXPORTS
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.store.features import SlideFeatures, write_features
@@ -220,6 +223,34 @@ def test_anndata_takes_features(tmp_path: Path, result: SlideResult) -> None:
         exported("anndata", tmp_path, own)
 
 
+def test_highdicom_reads_the_probabilities(tmp_path: Path, result: SlideResult) -> None:
+    read = highdicom.seg.segread(exported("dicom", tmp_path, result))
+    assert [s.segment_label for s in read.SegmentSequence] == list(result.heatmap.class_names)
+    values = read.get_total_pixel_matrix(combine_segments=False, rescale_fractional=True)
+    assert_allclose(values, np.nan_to_num(result.heatmap.values), atol=0.51 / 255)
+    (measures,) = read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.PixelSpacing == [0.004, 0.004]
+    again = highdicom.seg.segread(exported("dicom", tmp_path, result))
+    assert again.SOPInstanceUID == read.SOPInstanceUID
+
+
+def test_spatialdata_reads_tiles_and_tissue(tmp_path: Path, result: SlideResult) -> None:
+    spatialdata = pytest.importorskip("spatialdata", reason="an optional reader: not installed")
+    data = spatialdata.read_zarr(exported("spatialdata", tmp_path, result))
+    assert_array_equal(data.tables["table"].X, result.predictions.prob)
+    assert_array_equal(np.asarray(data.labels["tissue"]), result.pieces.labels)
+    squares = data.shapes["tiles"].geometry
+    assert_allclose(shapely.bounds(squares.to_numpy())[:, :2], result.predictions.xy)
+
+
+def test_a_missing_library_is_named(tmp_path: Path, result: SlideResult) -> None:
+    if importlib.util.find_spec("spatialdata") is None:
+        with pytest.raises(ExportError, match=r"pip install 'wsi-pipeline\[spatialdata\]'"):
+            exported("spatialdata", tmp_path, result)
+    with pytest.raises(ExportError, match=r"needs no_such_module; install it: pip .*\[extra\]"):
+        import_optional("no_such_module", "extra")
+
+
 RULES = [ClassRule(), ClassRule(threshold=0.7), ClassRule(classes=("stroma",), threshold=0.3)]
 
 
@@ -253,7 +284,17 @@ def test_all_exports_say_the_same_of_a_place(
 
 def test_a_slide_without_tiles_can_be_exported(tmp_path: Path) -> None:
     empty = make_result(tmp_path, n=0)
-    for name in ("geojson", "regions", "tissue", "areas", "csv", "ome-tiff", "ome-zarr", "anndata"):
+    for name in (
+        "geojson",
+        "regions",
+        "tissue",
+        "areas",
+        "csv",
+        "ome-tiff",
+        "ome-zarr",
+        "anndata",
+        "dicom",
+    ):
         assert exported(name, tmp_path, empty).exists()
     assert features_in(tmp_path / "regions.geojson") == []
     assert not (empty.class_map.labels >= 0).any()

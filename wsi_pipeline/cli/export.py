@@ -10,6 +10,10 @@ import click
 from wsi_pipeline.cli.console import explained_errors
 from wsi_pipeline.cli.options import config_options, resolve_config
 from wsi_pipeline.cli.results import each_result, results_argument, rule_options
+from wsi_pipeline.errors import ConfigError
+
+WSINFER = "wsinfer"
+"""What a bundle is exported to; all other exports are of results."""
 
 
 @click.command()
@@ -58,10 +62,25 @@ def export(
         ome-tiff        probabilities, a channel per class; ome-tiff-float: as 32-bit numbers
         ome-zarr        OME-Zarr 0.5: stains, tissue, classes and probabilities
         anndata         .h5ad: a row per tile, for scanpy and squidpy
+                        (pip install 'wsi-pipeline[anndata]')
+        spatialdata     the same with thumbnail, tissue and tiles as shapes, in um
+                        (pip install 'wsi-pipeline[spatialdata]')
+        dicom           DICOM segmentation of probabilities
+                        (pip install 'wsi-pipeline[dicom]')
     or that of an installed package (docs/extending.md).
 
     Files lie beside the predictions, those that need none beside the patch store.
+
+    A trained bundle on RGB patches can be given to QuPath's WSInfer extension:
+
+    \b
+        wsi-pipeline export runs/first/bundle --to wsinfer    # writes runs/first/bundle-wsinfer
     """
+    if names == (WSINFER,):
+        with explained_errors():
+            for bundle in results:
+                click.echo(_write_wsinfer(bundle))
+        return
     from wsi_pipeline.results.export.registry import EXPORTS
     from wsi_pipeline.results.finished import find_finished, find_slide_features
     from wsi_pipeline.results.views import rule_of, write_exports
@@ -83,3 +102,16 @@ def export(
             return list(written.values())
 
         each_result([str(item.folder) for item in found], write)
+
+
+def _write_wsinfer(folder: Path) -> Path:
+    """Write the model of a bundle for WSInfer, beside the bundle."""
+    from wsi_models.bundle import BundleError, load_bundle
+    from wsi_models.wsinfer import write_wsinfer
+
+    out = folder.with_name(f"{folder.absolute().name}-{WSINFER}")
+    try:
+        write_wsinfer(load_bundle(folder), out)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    return out

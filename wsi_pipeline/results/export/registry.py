@@ -50,6 +50,8 @@ EXPORTS: Registry[Export] = Registry(
         "ome-tiff-float": "wsi_pipeline.results.export.ome_tiff:FLOATS",
         "ome-zarr": "wsi_pipeline.results.export.ome_zarr:OME_ZARR",
         "anndata": "wsi_pipeline.results.export.anndata_file:ANNDATA",
+        "spatialdata": "wsi_pipeline.results.export.spatialdata_folder:SPATIALDATA",
+        "dicom": "wsi_pipeline.results.export.dicom:DICOM",
     },
 )
 """All exports, by name."""

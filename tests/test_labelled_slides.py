@@ -160,9 +160,15 @@ def test_each_slide_takes_its_own_file_of_any_format(tmp_path: Path) -> None:
     assert [job.labels.name for job in jobs if job.labels] == ["a.geojson", "b.xml", "c.json"]
 
 
-def test_a_slide_without_its_file_is_named(tmp_path: Path) -> None:
+def test_a_slide_without_its_file_is_unlabelled(tmp_path: Path) -> None:
     touch(tmp_path / "a.svs", tmp_path / "b.svs", tmp_path / "labels" / "a.geojson")
-    with pytest.raises(ConfigError, match=r"1 slides have no annotation file in .*'b'"):
+    a, b = find_slides([str(tmp_path)], labels=tmp_path / "labels")
+    assert (a.labels, b.labels) == (tmp_path / "labels" / "a.geojson", None)
+
+
+def test_labels_of_other_slides_alone_are_a_slip(tmp_path: Path) -> None:
+    touch(tmp_path / "a.svs", tmp_path / "b.svs", tmp_path / "labels" / "c.geojson")
+    with pytest.raises(ConfigError, match=r"no slide has an annotation file .* a\.geojson"):
         find_slides([str(tmp_path)], labels=tmp_path / "labels")
 
 

@@ -42,6 +42,13 @@ def run_options(command: Command) -> Command:
             ".json or .xml.",
         ),
         click.option(
+            "--tissue-mask",
+            type=click.Path(exists=True, path_type=Path),
+            help="Where the tissue is, instead of detecting it: annotation file, or PNG or TIFF of "
+            "the whole slide at any size, or a folder of <slide_id>.geojson, .png, .tif. 'export "
+            "--to tissue' writes one to begin with.",
+        ),
+        click.option(
             "--overwrite", is_flag=True, help="Replace patch stores made with other options."
         ),
         *_machine_options(),
@@ -124,7 +131,7 @@ def execute_run(
     from wsi_pipeline.run.slides import RunOptions, run_slides
 
     share = _share(values["shard_index"], values["shard_count"])
-    jobs = find_slides(inputs, values["roi"], values.get("labels"))
+    jobs = find_slides(inputs, values["roi"], values.get("labels"), values["tissue_mask"])
     quiet = values["quiet"] or values["as_json"]
     with _results(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
         options = RunOptions(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.errors import AnnotationError
+from wsi_pipeline.preprocess.drawn_tissue import DrawnTissue, read_drawn_tissue
 from wsi_pipeline.tiles.classes import ClassArea, find_group, to_classes
 from wsi_pipeline.tissue import make_segmenter
 
@@ -37,6 +38,8 @@ class Given:
         Areas that tiles lie in, level-0 px; None for the whole slide.
     areas : tuple of ClassArea, or None
         Annotated areas with their classes; None for a slide that is not annotated.
+    tissue : DrawnTissue or None
+        Tissue that a person has drawn; None where it is detected.
     group : str or None
         Patient; None where it is not known.
     """
@@ -44,13 +47,16 @@ class Given:
     recipe: dict[str, Any]
     roi: list[shapely.Geometry] | None = None
     areas: tuple[ClassArea, ...] | None = None
+    tissue: DrawnTissue | None = None
     group: str | None = None
 
 
 def recipe_of(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
     """Gather, as plain values, everything besides the slide's pixels that decides the store."""
+    drawn = {} if job.tissue_mask is None else {"tissue_mask": _content_hash(job.tissue_mask)}
     return {
         **config.preprocessing(),
+        **drawn,
         "table_mpp": job.mpp,
         "roi": _content_hash(job.roi),
         "labels": _content_hash(job.labels),
@@ -87,7 +93,9 @@ def read_given(
     ConfigError
         If annotations have no label map, or the slide's name shows no patient.
     """
-    roi = areas = None
+    roi = areas = tissue = None
+    if job.tissue_mask is not None:
+        tissue = read_drawn_tissue(job.tissue_mask, slide.size_wh)
     if job.roi is not None:
         roi = [area.geometry for area in _areas_on(slide, job.roi)]
     if job.labels is not None:
@@ -99,6 +107,7 @@ def read_given(
         recipe=recipe,
         roi=roi,
         areas=areas,
+        tissue=tissue,
         group=group,
     )
 

@@ -79,7 +79,7 @@ def survey_slide(
     """
     slide = tiles.slide
     with watch.stage("mask"):
-        mask, thumbnail = _find_tissue(slide, config, pool)
+        mask, thumbnail = _find_tissue(slide, given, config, pool)
     with watch.stage("grid"):
         grid = _lay_tiles(slide, mask, given, config, pool)
     with watch.stage("stain"):
@@ -106,7 +106,7 @@ def survey_slide(
 
 
 def _find_tissue(
-    slide: Slide, config: PipelineConfig, pool: ThreadPoolExecutor
+    slide: Slide, given: Given, config: PipelineConfig, pool: ThreadPoolExecutor
 ) -> tuple[TissueMask, NDArray[np.uint8]]:
     """Return the mask and the thumbnail, both from one overview."""
     segmenter = make_segmenter(config.tissue)
@@ -114,6 +114,8 @@ def _find_tissue(
     mpp = max(segmenter.mpp, slide.info.mpp)
     require_brightfield(rgb, slide.info.slide_id)
     mask = segment_overview(segmenter, rgb, mpp, downsample)
+    if given.tissue is not None:
+        mask = given.tissue.replace_in(mask)
     return mask, _thumbnail(slide, rgb, mpp)
 
 

@@ -32,7 +32,7 @@ SLIDE_SUFFIXES = frozenset(
 often hold thumbnails and labels beside them."""
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
-COLUMNS = ("path", "mpp", "slide_id", "roi", "labels", "group")
+COLUMNS = ("path", "mpp", "slide_id", "roi", "labels", "tissue_mask", "group")
 """Of a slide table; ``path`` must be there."""
 
 OTHER_NAMES = {"slide_mpp": "mpp", "patient": "group", "case_id": "group"}
@@ -40,6 +40,9 @@ OTHER_NAMES = {"slide_mpp": "mpp", "patient": "group", "case_id": "group"}
 
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+
+MASK_SUFFIXES = (".geojson", ".json", ".xml", ".png", ".tif", ".tiff")
+"""How files that say where the tissue is may end."""
 
 ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml")
 """How annotation files of a folder may end; the first that exists is read."""
@@ -88,6 +91,8 @@ class SlideJob:
         Annotation file whose polygons bound the tiles.
     labels : Path or None
         Annotation file whose areas give the tiles their classes.
+    tissue_mask : Path or None
+        Annotation file or picture that says where the tissue is.
     group : str or None
         Patient, from the slide table.
     """
@@ -97,11 +102,15 @@ class SlideJob:
     mpp: float | None = None
     roi: Path | None = None
     labels: Path | None = None
+    tissue_mask: Path | None = None
     group: str | None = None
 
 
 def find_slides(
-    inputs: Sequence[str], roi: Path | None = None, labels: Path | None = None
+    inputs: Sequence[str],
+    roi: Path | None = None,
+    labels: Path | None = None,
+    tissue_mask: Path | None = None,
 ) -> list[SlideJob]:
     """Turn the names given by a person into slides.
 
@@ -110,12 +119,16 @@ def find_slides(
     inputs : sequence of str
         Slide files, folders (the slides and DICOM folders in it, however deep), glob patterns, or
         CSV slide tables with a column ``path`` and optional ``mpp``, ``slide_id``, ``roi``,
-        ``labels`` and ``group``; relative paths in a table count from the table's folder.
+        ``labels``, ``tissue_mask`` and ``group``; relative paths in a table count from the table's
+        folder.
     roi : Path or None
         Annotation file for every slide, or a folder with one ``<slide_id>.geojson`` (or ``.json``
         or ``.xml``) per slide; slides without one are processed whole.
     labels : Path or None
-        As ``roi``; but every slide must have a file.
+        As ``roi``; a slide without a file is unlabelled.
+    tissue_mask : Path or None
+        As ``roi``, or pictures, ``<slide_id>.png`` or ``.tif``; the tissue of slides without a file
+        is detected.
 
     Returns
     -------
@@ -126,13 +139,15 @@ def find_slides(
     Raises
     ------
     ConfigError
-        If an input names nothing, a table is malformed, or a slide has no labels where others do.
+        If an input names nothing, a table is malformed, or labels are asked for and no slide has
+        any.
     """
     found = [
         replace(
             job,
             roi=job.roi or _file_for(job.slide_id, roi),
             labels=job.labels or _file_for(job.slide_id, labels),
+            tissue_mask=job.tissue_mask or _file_for(job.slide_id, tissue_mask, MASK_SUFFIXES),
         )
         for job in _with_unique_ids(_every_job(inputs))
     ]
@@ -237,13 +252,14 @@ def _read_row(folder: Path, row: Row) -> SlideJob:
             "mpp",
             f"{mpp:g} um/px must be above 0 and a resolution of slides, {MIN_MPP:g} to {MAX_MPP:g}",
         )
-    roi, labels = row.text("roi"), row.text("labels")
+    roi, labels, mask = row.text("roi"), row.text("labels"), row.text("tissue_mask")
     return SlideJob(
         path=path,
         slide_id=row.text("slide_id") or "",
         mpp=mpp,
         roi=None if roi is None else folder / roi,
         labels=None if labels is None else folder / labels,
+        tissue_mask=None if mask is None else folder / mask,
         group=row.text("group"),
     )
 
@@ -315,20 +331,21 @@ def slide_stem(path: Path) -> str:
     return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
 
 
-def _file_for(slide_id: str, given: Path | None) -> Path | None:
+def _file_for(
+    slide_id: str, given: Path | None, suffixes: Sequence[str] = ANNOTATION_SUFFIXES
+) -> Path | None:
     """Return the annotation file of a slide: the one for all, or its own in a folder."""
     if given is None or not given.is_dir():
         return given
-    candidates = (given / f"{slide_id}{suffix}" for suffix in ANNOTATION_SUFFIXES)
+    candidates = (given / f"{slide_id}{suffix}" for suffix in suffixes)
     return next((file for file in candidates if file.exists()), None)
 
 
 def _require_labels(jobs: Sequence[SlideJob], labels: Path | None) -> None:
-    """Refuse slides without labels: their tiles would silently count as unlabelled."""
-    without = [job.slide_id for job in jobs if job.labels is None]
-    if labels is not None and without:
+    """Refuse labels of which none is of a slide: a folder or ending was mistaken."""
+    if labels is not None and jobs and all(job.labels is None for job in jobs):
         raise ConfigError(
-            f"{len(without)} slides have no annotation file in {labels}, such as {without[0]!r}; "
-            f"add <slide_id>{ANNOTATION_SUFFIXES[0]}, or name the files in the column 'labels' of "
-            f"a slide table"
+            f"no slide has an annotation file in {labels}, which would be "
+            f"{jobs[0].slide_id}{ANNOTATION_SUFFIXES[0]}, for instance; name files after their "
+            f"slides, or give them in the column 'labels' of a slide table"
         )

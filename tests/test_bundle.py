@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import subprocess
 from collections.abc import Callable
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -85,12 +88,21 @@ def edit_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
+    renew_sums(folder)
+
+
+def renew_sums(folder: Path) -> None:
+    """Do what the error tells one who changed a bundle on purpose to do."""
+    names = ("config.json", "model.safetensors")
+    lines = [f"{sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     weights = {k: v.clone() for k, v in load_file(folder / "model.safetensors").items()}
     change(weights)
     save_file(weights, folder / "model.safetensors")
+    renew_sums(folder)
 
 
 def test_what_is_saved_is_loaded_exactly(tmp_path: Path) -> None:
@@ -279,6 +291,7 @@ def test_pickle_under_the_name_of_safetensors_is_refused_and_not_run(
         path.write_bytes(pickle.dumps(Payload(mark)))
     else:
         torch.save({"head.bias": Payload(mark)}, path)
+    renew_sums(saved)
 
     with pytest.raises(BundleError, match="not a safetensors file"):
         load_bundle(saved)
@@ -286,10 +299,83 @@ def test_pickle_under_the_name_of_safetensors_is_refused_and_not_run(
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "SHA256SUMS"])
+def test_no_changed_bit_is_loaded(saved: Path, name: str) -> None:
+    whole = (saved / name).read_bytes()
+    draws = np.random.default_rng(0)
+    for _ in range(40):
+        content = bytearray(whole)
+        content[draws.integers(len(content))] ^= 1 << int(draws.integers(8))
+        (saved / name).write_bytes(content)
+        with pytest.raises(BundleError, match=r"does not agree with SHA256SUMS: it is damaged"):
+            load_bundle(saved)
+
+
+def test_the_advice_of_the_refusal_is_right(saved: Path) -> None:
+    (saved / "config.json").write_text((saved / "config.json").read_text() + "\n")
+    with pytest.raises(BundleError) as refused:
+        load_bundle(saved)
+
+    _, command = str(refused.value).split("run in it: ")
+    subprocess.run(command, shell=True, cwd=saved, check=True)
+
+    assert load_bundle(saved).config.name == "tiny"
+
+
+def test_a_bundle_made_before_there_were_checksums_is_loaded(saved: Path) -> None:
+    (saved / "SHA256SUMS").unlink()
+    assert load_bundle(saved).config.name == "tiny"
+
+
+def test_a_failed_last_rename_leaves_the_old_bundle(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_bundle(saved).fingerprint
+    config, rename = make_config(), Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if Path(target) == saved and self.name != "tiny.old":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="No space"):
+        save_bundle(saved, config, make_network(config), "# new\n", overwrite=True)
+
+    assert load_bundle(saved).fingerprint == before
+    assert [entry.name for entry in saved.parent.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"kind": "rgb", "encoder": {"name": "vit", "layers": 10**9}},
+        {"kind": "rgb", "encoder": {"name": "vit", "hidden": 10**12}},
+        {"kind": "rgb", "encoder": {"name": "small", "layers": [1, 1, 1, 10**9]}},
+        {"kind": "rgb", "encoder": {"name": "vit", "token_px": 7}},
+    ],
+)
+def test_a_network_without_end_is_not_built(saved: Path, network: dict[str, Any]) -> None:
+    rgb = {"network": network, "mean": [0.5] * 3, "std": [0.5] * 3}
+    edit_config(saved, lambda values: values.update(rgb))
+
+    with pytest.raises(BundleError, match=r"less than or equal to|cannot be built"):
+        load_bundle(saved)
+
+
+@pytest.mark.parametrize("mpp", [1e-300, 1e300])
+def test_a_resolution_of_no_slide_is_refused(saved: Path, mpp: float) -> None:
+    edit_config(saved, lambda values: values.update(mpp=mpp))
+
+    with pytest.raises(BundleError, match="mpp = "):
+        load_bundle(saved)
+
+
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
 def test_truncated_weights_are_refused(saved: Path, keep: int) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
+    (saved / "SHA256SUMS").unlink()
 
     with pytest.raises(BundleError, match="not a safetensors file"):
         load_bundle(saved)
@@ -360,6 +446,7 @@ def test_configuration_outside_the_schema_is_refused(
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"mpp": NaN}', "\udcff"])
 def test_configuration_that_is_no_json_object_is_refused(saved: Path, text: str) -> None:
     (saved / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    renew_sums(saved)
 
     with pytest.raises(BundleError, match="does not follow"):
         load_bundle(saved)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,3 +151,25 @@ def test_incomplete_shards_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="he of shard 0 takes 4 chunks, got 3"):
         writer.write_encoded(0, {"he": chunks})
     assert writer.pending() == (0, 1, 2)
+
+
+_SHORT_WRITE = """
+import resource, signal, sys
+import subprocess
+import sys
+from pathlib import Path
+from wsi_pipeline.store.shards import write_shard_file
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_shard_file(Path(sys.argv[1]), [bytes(1500)], b"")
+"""
+
+
+def test_a_disk_that_takes_a_part_of_a_shard_is_an_error(tmp_path: Path) -> None:
+    # the system writes up to the limit and says so by a count; only the next write fails
+    done = subprocess.run(
+        [sys.executable, "-c", _SHORT_WRITE, tmp_path / "shard"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "OSError: [Errno 27] File too large" in done.stderr

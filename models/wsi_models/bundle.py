@@ -49,6 +49,7 @@ __all__ = [
 ClassName = Annotated[str, Field(min_length=1)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 Positive = Annotated[float, Field(gt=0)]
+Mpp = Annotated[float, Field(ge=0.01, le=1000)]
 
 
 class _Part(BaseModel):
@@ -77,8 +78,8 @@ class BundleConfig(_Part):
         min_length=2, description="One per output, in order."
     )
     class_colors: tuple[Color, ...] = Field(min_length=2, description="One per class.")
-    mpp: Positive = Field(description="Resolution of the patches trained on, um/px.")
-    patch_px: int = Field(ge=32, description="Side of the input, px.")
+    mpp: Mpp = Field(description="Resolution of the patches trained on, um/px.")
+    patch_px: int = Field(ge=32, le=4096, description="Side of the input, px.")
     stain_convention: Literal["macenko-log10-he-v1"] = Field(
         description="How the H/E values of a patch are made from its RGB."
     )
@@ -266,4 +267,7 @@ def _embedded() -> dict[str, Path]:
 
 
 def _shapes(config: BundleConfig) -> PatchNetwork:
-    return network_shapes(config.network, len(config.class_names), config.patch_px)
+    try:
+        return network_shapes(config.network, len(config.class_names), config.patch_px)
+    except (ValueError, RuntimeError) as error:
+        raise BundleError(f"the network of {config.name} cannot be built: {error}") from error

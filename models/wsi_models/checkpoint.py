@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.errors import TrainingError
 
 VERSION = 1

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

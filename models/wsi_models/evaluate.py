@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.curves import draw_evaluation
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
 from wsi_models.judging import class_logits, nearest_logits

@@ -1,4 +1,4 @@
-"""A trained model <-> a folder: ``config.json``, ``model.safetensors`` and its card ``README.md``.
+"""A trained model <-> a folder: configuration, weights, card and checksums.
 
 Loading runs no code from the folder and takes nothing on trust. What a configuration means, and
 which network has these weights, is the business of each kind of model.
@@ -7,8 +7,6 @@ which network has these weights, is the business of each kind of model.
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,18 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
+from wsi_files import UnreadableError, read_bounded
 from wsi_files.settings import explain_invalid
+from wsi_files.whole import replace_folder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+SUMS_FILE = "SHA256SUMS"
+"""Checksums of configuration and weights, as ``sha256sum`` writes and checks them."""
+
+MAX_CONFIG_BYTES = 4 * 1024**2
+"""Largest configuration that is read; one of a thousand classes has a hundredth of this."""
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -114,16 +119,17 @@ def write_model_folder(
     if not card.strip():
         raise BundleError(f"{folder} has no card; say what it was trained on and where it fails")
     plain = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        partial = Path(scratch) / "new"
+    contents = {
+        CONFIG_FILE: (config.model_dump_json(indent=2) + "\n").encode(),
+        WEIGHTS_FILE: safetensors.torch.save(plain),
+    }
+    sums = "".join(f"{_sum(content)}  {name}\n" for name, content in contents.items())
+    with replace_folder(folder) as partial:
         partial.mkdir()
-        (partial / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
-        (partial / WEIGHTS_FILE).write_bytes(safetensors.torch.save(plain))
+        for name, content in contents.items():
+            (partial / name).write_bytes(content)
+        (partial / SUMS_FILE).write_text(sums, encoding="ascii")
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
-        if folder.exists():
-            shutil.move(folder, Path(scratch) / "old")
-        partial.replace(folder)
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
@@ -142,7 +148,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     Raises
     ------
     BundleError
-        If a file is missing, or the weights are in no safetensors file.
+        If a file is missing, the weights are in no safetensors file, or a file does not agree with
+        its checksum. Folders without checksums, made before there were any, are read too.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE):
         if not (folder / name).is_file():
@@ -150,20 +157,47 @@ def read_model_folder(folder: Path) -> ModelFolder:
                 f"{folder} has no {name}; a bundle is a folder of {CONFIG_FILE}, "
                 f"{WEIGHTS_FILE} and {CARD_FILE}"
             )
-    content = (folder / WEIGHTS_FILE).read_bytes()
+    try:
+        config = read_bounded(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
+        content = (folder / WEIGHTS_FILE).read_bytes()
+    except (UnreadableError, OSError) as error:
+        raise BundleError(f"{folder} cannot be read: {error}") from error
+    _require_sums(folder, {CONFIG_FILE: config, WEIGHTS_FILE: content})
     try:
         weights = safetensors.torch.load(content)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise BundleError(
             f"{folder / WEIGHTS_FILE} is not a safetensors file ({error}); no other format is "
             "read, since others can carry code"
         ) from error
     return ModelFolder(
         path=folder,
-        config=(folder / CONFIG_FILE).read_bytes(),
+        config=config,
         weights=weights,
-        fingerprint=hashlib.sha256(content).hexdigest(),
+        fingerprint=_sum(content),
     )
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _require_sums(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Compare files with the checksums beside them, if there are any."""
+    if not (folder / SUMS_FILE).exists():
+        return
+    try:
+        lines = read_bounded(folder / SUMS_FILE, MAX_CONFIG_BYTES).decode("ascii").splitlines()
+    except (UnreadableError, UnicodeDecodeError):
+        lines = []  # damaged, and so agrees with nothing
+    stated = {name: value for value, _, name in (line.partition("  ") for line in lines)}
+    for name, content in contents.items():
+        if stated.get(name) != _sum(content):
+            raise BundleError(
+                f"{folder / name} does not agree with {SUMS_FILE}: it is damaged, copy the bundle "
+                f"again; or changed on purpose, then run in it: sha256sum {' '.join(contents)} > "
+                f"{SUMS_FILE}"
+            )
 
 
 def require_weights(

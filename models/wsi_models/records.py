@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.curves import draw_curves
 from wsi_models.errors import TrainingError
 from wsi_models.methods.base import UNKNOWN

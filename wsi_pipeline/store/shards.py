@@ -182,9 +182,11 @@ def write_shard_file(path: Path, chunks: Sequence[bytes], index: bytes) -> None:
     OSError
         If the disk refuses.
     """
-    with path.open("wb", buffering=0) as file:
+    # through a buffer: the system may take a part of what it is given, and the buffer goes on
+    with path.open("wb") as file:
         for chunk in (*chunks, index):
             file.write(chunk)
+        file.flush()
         os.fsync(file.fileno())
 
 

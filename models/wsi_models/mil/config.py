@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from wsi_files import UnreadableError
 from wsi_files.settings import explain_invalid, read_toml
 from wsi_models.errors import TrainingError
+from wsi_models.parts.backbone import MAX_WIDTH, Width
 from wsi_models.parts.choices import Choices
 
 ModelName = Literal["mean", "max", "abmil", "dsmil", "clam-sb"]
@@ -51,10 +52,10 @@ class AbmilConfig(_Model):
     """Attention-based pooling (Ilse et al., ICML 2018)."""
 
     model: Literal["abmil"] = "abmil"
-    embedding: tuple[int, ...] = Field(
+    embedding: tuple[Width, ...] = Field(
         (512,), description="Widths of layers between features and attention; none if empty."
     )
-    attention: int = Field(128, ge=1, description="Width of the attention.")
+    attention: int = Field(128, ge=1, le=MAX_WIDTH, description="Width of the attention.")
     gated: bool = Field(True, description="Multiply by a sigmoid gate (equation 9).")
     dropout: float = Field(0.25, ge=0, lt=1, description="After each layer of the embedding.")
     optimisation: AdamConfig = AdamConfig()
@@ -64,10 +65,10 @@ class ClamSbConfig(_Model):
     """ABMIL with instances clustered by their attention (Lu et al., 2021), one branch."""
 
     model: Literal["clam-sb"] = "clam-sb"
-    embedding: tuple[int, ...] = Field(
+    embedding: tuple[Width, ...] = Field(
         (512,), description="Widths of layers between features and attention; none if empty."
     )
-    attention: int = Field(256, ge=1, description="Width of the attention.")
+    attention: int = Field(256, ge=1, le=MAX_WIDTH, description="Width of the attention.")
     dropout: float = Field(0.25, ge=0, lt=1, description="After each layer of the embedding.")
     instances: int = Field(
         8, ge=1, description="Instances of highest and of lowest attention that are clustered."
@@ -87,7 +88,7 @@ class DsmilConfig(_Model):
     """Attention to the critical instance (Li et al., CVPR 2021)."""
 
     model: Literal["dsmil"] = "dsmil"
-    attention: int = Field(128, ge=1, description="Width of the queries.")
+    attention: int = Field(128, ge=1, le=MAX_WIDTH, description="Width of the queries.")
     per_class: bool = Field(
         False, description="Give two classes an output and an attention each; one serves both."
     )

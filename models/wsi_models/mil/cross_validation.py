@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
 from wsi_models.metrics import Evaluation, evaluate_logits

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.mil.train import decide
 from wsi_models.model_folder import BundleError
 

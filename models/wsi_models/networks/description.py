@@ -13,7 +13,7 @@ from pydantic import Field
 from wsi_models.networks.class_m import ClassMNetwork
 from wsi_models.networks.cluster_network import ClusterNetwork
 from wsi_models.networks.rgb_network import EmbeddingNetwork, RgbNetwork
-from wsi_models.parts.backbone import EncoderConfig, build_encoder, untrained
+from wsi_models.parts.backbone import MAX_WIDTH, EncoderConfig, build_encoder, untrained
 from wsi_models.parts.choices import Choices
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class RgbEmbeddingConfig(NetworkChoices):
 
     kind: Literal["rgb-embedding"] = Field("rgb-embedding", description="Which network.")
     encoder: EncoderConfig = Field(description="The encoder of RGB patches.")
-    embedding: int = Field(64, ge=1, description="Features of the embedding.")
+    embedding: int = Field(64, ge=1, le=MAX_WIDTH, description="Features of the embedding.")
 
 
 class RgbClusterConfig(NetworkChoices):
@@ -72,8 +72,8 @@ class RgbClusterConfig(NetworkChoices):
 
     kind: Literal["rgb-clusters"] = Field("rgb-clusters", description="Which network.")
     encoder: EncoderConfig = Field(description="The encoder of RGB patches.")
-    projected: int = Field(ge=1, description="Length of a projection.")
-    hidden: int = Field(ge=1, description="Width of the head.")
+    projected: int = Field(ge=1, le=MAX_WIDTH, description="Length of a projection.")
+    hidden: int = Field(ge=1, le=MAX_WIDTH, description="Width of the head.")
 
 
 NetworkConfig = Annotated[

@@ -24,8 +24,12 @@ from wsi_models.parts.imagenet import (
 )
 from wsi_models.parts.started import start_from_bundle
 
-Count = Annotated[int, Field(ge=1)]
-PerStage = tuple[Count, Count, Count, Count]
+MAX_WIDTH = 65_536
+MAX_LAYERS = 1_000
+"""Past what any network has; a description that asks for more would be built without end."""
+
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Blocks = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 
 EFFICIENTNET_LITE0_FEATURES = 1280
 
@@ -60,8 +64,10 @@ class SmallConfig(Choices):
     """A residual network of any size with random weights; by default a tiny one, for trials."""
 
     name: Literal["small"] = Field("small", description="Which encoder.")
-    layers: PerStage = Field((1, 1, 1, 1), description="Basic blocks per stage.")
-    planes: PerStage = Field(
+    layers: tuple[Blocks, Blocks, Blocks, Blocks] = Field(
+        (1, 1, 1, 1), description="Basic blocks per stage."
+    )
+    planes: tuple[Width, Width, Width, Width] = Field(
         (8, 16, 32, 64), description="Channels per stage; the last are the features."
     )
     weights: BundleWeights = Field(
@@ -84,10 +90,14 @@ class ViTConfig(Choices):
     """A vision transformer with random weights; the defaults are ViT-S/16 without class token."""
 
     name: Literal["vit"] = Field("vit", description="Which encoder.")
-    token_px: int = Field(16, ge=1, description="Side of the squares that become tokens, px.")
-    hidden: int = Field(384, ge=1, description="Features.")
-    layers: int = Field(12, ge=1, description="Transformer blocks.")
-    heads: int = Field(6, ge=1, description="Attention heads; they divide the features.")
+    token_px: int = Field(
+        16, ge=1, le=4096, description="Side of the squares that become tokens, px."
+    )
+    hidden: int = Field(384, ge=1, le=MAX_WIDTH, description="Features.")
+    layers: int = Field(12, ge=1, le=MAX_LAYERS, description="Transformer blocks.")
+    heads: int = Field(
+        6, ge=1, le=MAX_WIDTH, description="Attention heads; they divide the features."
+    )
     weights: BundleWeights = Field(
         None, description=f"Starting weights: {START}, or 'random', which is kept as none."
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.bundle import TrainingFacts
 from wsi_models.curves import draw_survival
 from wsi_models.errors import TrainingError

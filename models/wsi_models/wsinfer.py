@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from wsi_models.atomic import replace_atomically
+from wsi_files.whole import replace_atomically
 from wsi_models.bundle import BundleError
 
 if TYPE_CHECKING:

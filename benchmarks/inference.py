@@ -29,7 +29,7 @@ from wsi_models.parts.patch_network import Classifier
 from wsi_pipeline.config import PipelineConfig, Precision, PredictConfig, load_config
 from wsi_pipeline.inference import choose_devices
 from wsi_pipeline.inference.batches import LARGEST_BATCH, SMALLEST_BATCH
-from wsi_pipeline.inference.devices import uses_bfloat16
+from wsi_pipeline.inference.devices import arithmetic
 from wsi_pipeline.inference.folding import fold_batch_norms
 from wsi_pipeline.predict.patches import predict_store
 from wsi_pipeline.predict.unstored import predict_directly
@@ -197,8 +197,8 @@ def model_rows(
             clock = Clock()
             predict_store(store, network, SPEC, config, clock)
             through.append(clock.rate)
-    half = uses_bfloat16(device, config.precision)
-    limit = f"{name} alone on {device}, batches of {size}, {'bfloat16' if half else 'float32'}"
+    precision = arithmetic(device, config.precision)
+    limit = f"{name} alone on {device}, batches of {size}, {precision.value}"
     return [
         Row(what=limit, rate=max(alone)),
         Row(
@@ -216,7 +216,7 @@ def computing(
 ) -> Iterator[nn.Module]:
     """Give the network as inference runs it."""
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    half = uses_bfloat16(device, precision)
+    half = arithmetic(device, precision) is Precision.BFLOAT16
     example = torch.randn(2, 2, SPEC.patch_px, SPEC.patch_px, device=device)
     with torch.no_grad():
         folded = fold_batch_norms(network, example)

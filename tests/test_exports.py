@@ -21,14 +21,16 @@ import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from shapely.geometry import shape as to_shape
 
+from tests.passports import some_passport
 from tests.results import make_result
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.errors import ConfigError, ExportError
 from wsi_pipeline.results.class_map import ClassRule, NoClass
+from wsi_pipeline.results.export.features import write_features
 from wsi_pipeline.results.export.optional import import_optional
 from wsi_pipeline.results.export.registry import EXPORTS
 from wsi_pipeline.results.slide_result import SlideResult
-from wsi_pipeline.store.features import SlideFeatures, write_features
+from wsi_pipeline.store.features import SlideFeatures
 from wsi_pipeline.types import Area
 
 MM2 = (0.5 / 1000) ** 2
@@ -212,13 +214,17 @@ def test_anndata_has_a_row_per_tile(tmp_path: Path, result: SlideResult) -> None
 
 def test_anndata_takes_features(tmp_path: Path, result: SlideResult) -> None:
     values = np.random.default_rng(0).random((len(result.predictions), 5)).astype(np.float32)
-    file = tmp_path / "slide-1.h5"
-    write_features(file, SlideFeatures(slide_id="slide-1", features=values, xy=result.store.xy))
+
+    def of(xy: Any) -> SlideFeatures:
+        passport = some_passport(features=5)
+        return SlideFeatures(slide_id="slide-1", features=values, xy=xy, passport=passport)
+
+    file = write_features(tmp_path, of(result.store.xy))
     own = SlideResult(records=result.records, found=result.found, features=file)
     data = anndata.read_h5ad(exported("anndata", tmp_path, own))
     assert_array_equal(data.X, values)
     assert_allclose(data.obs["prob_stroma"], result.predictions.prob[:, 1])
-    write_features(file, SlideFeatures(slide_id="slide-1", features=values, xy=result.store.xy + 1))
+    write_features(tmp_path, of(result.store.xy + 1))
     with pytest.raises(ExportError, match="has not the features of the 40 tiles of slide-1"):
         exported("anndata", tmp_path, own)
 

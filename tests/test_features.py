@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -15,22 +15,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tests.passports import some_passport
 from tests.stores import CONFIG, PATCH_PX, make_header, make_store
-from wsi_pipeline.config import PredictConfig
+from wsi_pipeline.config import PipelineConfig, Precision, PredictConfig
 from wsi_pipeline.errors import FeaturesError, ModelMismatchError, ModelOutputError
-from wsi_pipeline.predict.features import extract_slide_features
-from wsi_pipeline.predict.patches import extract_features
-from wsi_pipeline.predict.trained import TrainedModel
+from wsi_pipeline.predict.encode import encode_store
+from wsi_pipeline.predict.features import EncodeOptions
+from wsi_pipeline.predict.trained import TrainedEncoder
 from wsi_pipeline.results.attention import write_attention
 from wsi_pipeline.results.export.attention import TileAttention
+from wsi_pipeline.results.export.features import Layout, feature_file, write_features
+from wsi_pipeline.run.one_features import FeatureOptions, write_store_features
 from wsi_pipeline.store.features import (
     SlideFeatures,
     describe_features,
     find_features,
     read_features,
-    write_features,
 )
-from wsi_pipeline.types import ModelSpec
+from wsi_pipeline.store.passport import Passport
+from wsi_pipeline.types import EncoderSpec
 
 if TYPE_CHECKING:
     from wsi_pipeline.store import PatchStore
@@ -47,13 +50,23 @@ class Moments(nn.Module):
         return torch.cat([flat.mean(dim=2), flat.amax(dim=2)], dim=1)
 
 
-def make_encoder(module: nn.Module | None = None) -> TrainedModel:
-    spec = ModelSpec(
-        name="moments", class_names=("a", "b"), class_colors=("#000000", "#ffffff"), mpp=0.5,
-        patch_px=PATCH_PX, mean=MEAN, std=STD,
+def make_encoder(module: nn.Module | None = None, **changes: Any) -> TrainedEncoder:
+    spec = EncoderSpec(
+        name="moments", mpp=0.5, patch_px=PATCH_PX, mean=MEAN, std=STD, features=4
     )  # fmt: skip
-    module = Moments() if module is None else module
-    return TrainedModel(module=module, spec=spec, fingerprint="f" * 64, trained_on="nothing")
+    return TrainedEncoder(
+        module=Moments() if module is None else module,
+        spec=replace(spec, **changes),
+        fingerprint="f" * 64,
+        trained_on="nothing",
+        origin={"weights_digest": "d" * 64},
+    )
+
+
+def options_for(out: Path, encoder: TrainedEncoder | None = None, **changes: Any) -> FeatureOptions:
+    encode = EncodeOptions(encoder=encoder or make_encoder())
+    config = PipelineConfig(predict=CPU)
+    return replace(FeatureOptions(out=out, encode=encode, config=config), **changes)
 
 
 def expected_features(store: PatchStore) -> NDArray[np.float64]:
@@ -69,8 +82,8 @@ def some_features(n: int = 5, slide_id: str = "slide-1") -> SlideFeatures:
         slide_id=slide_id,
         features=rng.normal(size=(n, 7)).astype(np.float32),
         xy=rng.integers(0, 1000, (n, 2)),
-        about={"encoder": "abc", "name": slide_id},
-        tiles={"patch_size": 256, "level_dim": [10, 20]},
+        passport=some_passport(slide={"id": slide_id, "mpp": 0.25, "fingerprint": "abc"}),
+        tiles={"patch_size": 256, "patch_size_level0": 512, "level_dim": [10, 20]},
     )
 
 
@@ -79,21 +92,24 @@ def store(tmp_path: Path) -> PatchStore:
     return make_store(tmp_path / "slide-1" / "patches.zarr", make_header(20))
 
 
-@pytest.mark.parametrize("ending", ["h5", "zarr"])
+@pytest.mark.parametrize("layout", Layout)
 def test_features_are_those_of_the_encoder_in_the_order_of_the_store(
-    store: PatchStore, tmp_path: Path, ending: str
+    store: PatchStore, tmp_path: Path, layout: Layout
 ) -> None:
-    path = tmp_path / f"slide-1.{ending}"
-    extract_slide_features(store, make_encoder(), CPU, path)
+    path = write_store_features(store, options_for(tmp_path, layout=layout))
     found = read_features(path)
     np.testing.assert_allclose(found.features, expected_features(store), atol=1e-5)
     np.testing.assert_array_equal(found.xy, store.xy)
-    assert found.about["encoder"] == "f" * 64
-    assert found.about["config_hash"] == store.config_hash
+    assert found.passport is not None
+    assert found.encoder == found.passport.identity == "f" * 64
+    assert found.passport.options == store.config_hash
+    assert found.passport.slide["fingerprint"] == store.fingerprint
+    assert (found.passport.mpp, found.passport.mpp_read) == (0.5, store.mpp)
+    assert find_features([tmp_path]) == {"slide-1": path}
 
 
 def test_clam_and_trident_find_what_they_read(store: PatchStore, tmp_path: Path) -> None:
-    path = extract_slide_features(store, make_encoder(), CPU, tmp_path / "slide-1.h5")
+    path = write_store_features(store, options_for(tmp_path))
     with h5py.File(path, "r") as file:
         features, coords = file["features"][:], file["coords"][:]
         attributes = dict(file["coords"].attrs)
@@ -115,18 +131,26 @@ def test_clam_and_trident_find_what_they_read(store: PatchStore, tmp_path: Path)
 def test_features_are_kept_unless_patches_or_encoder_changed(
     store: PatchStore, tmp_path: Path
 ) -> None:
-    path = extract_slide_features(store, make_encoder(), CPU, tmp_path / "slide-1.h5")
+    path = write_store_features(store, options_for(tmp_path))
     first = path.stat().st_mtime_ns
-    extract_slide_features(store, make_encoder(), CPU, path)
+    write_store_features(store, options_for(tmp_path))
     assert path.stat().st_mtime_ns == first
-    extract_slide_features(store, replace(make_encoder(), fingerprint="0" * 64), CPU, path)
+    other = replace(make_encoder(), fingerprint="0" * 64)
+    write_store_features(store, options_for(tmp_path, other))
     assert path.stat().st_mtime_ns != first
-    assert describe_features(path).about["encoder"] == "0" * 64
+    assert describe_features(path).encoder == "0" * 64
+    second = path.stat().st_mtime_ns
+    half = PipelineConfig(predict=CPU.model_copy(update={"precision": Precision.FLOAT16}))
+    write_store_features(store, options_for(tmp_path, other, config=half))
+    assert path.stat().st_mtime_ns != second
+    path.write_bytes(path.read_bytes()[:100])
+    write_store_features(store, options_for(tmp_path))
+    assert read_features(path).encoder == "f" * 64
 
 
 def test_a_store_without_patches_gives_no_features(tmp_path: Path) -> None:
     empty = make_store(tmp_path / "patches.zarr", make_header(0))
-    path = extract_slide_features(empty, make_encoder(), CPU, tmp_path / "slide-1.h5")
+    path = write_store_features(empty, options_for(tmp_path))
     assert read_features(path).features.shape == (0, 4)
 
 
@@ -135,39 +159,93 @@ def test_an_encoder_of_other_patches_or_without_numbers_is_refused(store: PatchS
         def forward(self, patches: Tensor) -> Tensor:
             return patches.flatten(1)[:, :3] * float("nan")
 
-    spec = make_encoder().spec
     with pytest.raises(ModelMismatchError, match="--mpp 1"):
-        extract_features(store, Moments(), replace(spec, mpp=1.0), CPU)
-    rgb = replace(spec, input="rgb", mean=(0.0,) * 3, std=(1.0,) * 3)
+        encode_store(store, make_encoder(mpp=1.0), CPU)
+    colours: dict[str, Any] = {"input": "rgb", "mean": (0.0,) * 3, "std": (1.0,) * 3}
     with pytest.raises(ModelMismatchError, match="--keep-rgb"):
-        extract_features(store, Moments(), rgb, CPU)
+        encode_store(store, make_encoder(**colours), CPU)
     with pytest.raises(ModelOutputError, match="no numbers for 20 of 20"):
-        extract_features(store, Broken(), spec, CPU)
+        encode_store(store, make_encoder(Broken(), features=3), CPU)
+    with pytest.raises(ModelMismatchError, match="and 9 features"):
+        encode_store(store, make_encoder(features=9), CPU)
+    stains = store.stain.matrix
+    with pytest.raises(ModelMismatchError, match="leave --normalise out"):
+        encode_store(store, make_encoder(), CPU, restaining=(stains, stains))
 
 
 def test_rgb_encoders_see_colours(tmp_path: Path) -> None:
     colours = make_store(
         tmp_path / "patches.zarr", make_header(6), CONFIG.model_copy(update={"keep_rgb": True})
     )
-    spec = replace(make_encoder().spec, input="rgb", mean=(0.0,) * 3, std=(1.0,) * 3)
-    found = extract_features(colours, Moments(), spec, CPU)
+    encoder = make_encoder(input="rgb", mean=(0.0,) * 3, std=(1.0,) * 3, features=6)
+    found = encode_store(colours, encoder, CPU)
     rgb = colours.read_rgb(0, 6).astype(np.float64) / 255
     np.testing.assert_allclose(found[:, :3], rgb.mean(axis=(1, 2)), atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", ["h5", "zarr"])
+@pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("n", [0, 5])
-def test_what_is_written_is_read_back(tmp_path: Path, ending: str, n: int) -> None:
+def test_what_is_written_is_read_back(tmp_path: Path, layout: Layout, n: int) -> None:
     written = some_features(n)
-    path = tmp_path / f"slide-1.{ending}"
-    write_features(path, some_features(3))
-    write_features(path, written)
+    write_features(tmp_path, some_features(3), layout)
+    path = write_features(tmp_path, written, layout)
     found = read_features(path)
+    assert path == feature_file(tmp_path, "slide-1", layout)
     np.testing.assert_array_equal(found.features, written.features)
     np.testing.assert_array_equal(found.xy, written.xy)
-    assert (found.about, found.tiles) == (written.about, written.tiles)
-    assert describe_features(path) == (n, 7, written.about)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+    assert found.passport == written.passport
+    assert describe_features(path) == (n, 7, written.passport)
+    if layout in (Layout.H5, Layout.CLAM, Layout.ZARR):
+        assert found.tiles == {**written.tiles, "savetodir": str(path.parent)}
+    left = {item.name for item in path.parent.iterdir()}
+    assert left == {path.name}
+
+
+def test_clam_finds_its_two_folders(tmp_path: Path) -> None:
+    """The rules are those of CLAM's ``Generic_MIL_Dataset``, with and without ``use_h5``."""
+    write_features(tmp_path, some_features(), Layout.CLAM)
+    tensor = torch.load(tmp_path / "pt_files" / "slide-1.pt", weights_only=True)
+    with h5py.File(tmp_path / "h5_files" / "slide-1.h5", "r") as file:
+        features, coords = file["features"][:], file["coords"][:]
+    assert tensor.dtype == torch.float32
+    np.testing.assert_array_equal(tensor.numpy(), features)
+    np.testing.assert_array_equal(coords, some_features().xy)
+
+
+def test_stamp_finds_what_it_reads(tmp_path: Path) -> None:
+    """The rules are those of STAMP's ``BagDataset`` and ``get_coords``."""
+    path = write_features(tmp_path, some_features(), Layout.STAMP)
+    with h5py.File(path, "r") as file:
+        feats, coords, about = file["feats"][:], file["coords"][:], dict(file.attrs)
+    np.testing.assert_array_equal(feats, some_features().features)
+    assert (about["unit"], about["feat_type"]) == ("um", "tile")
+    assert about["tile_size_um"] == pytest.approx(256 * 0.5)
+    assert int(about["tile_size_px"]) == 256
+    assert tuple(map(int, about["stamp_version"].split("."))) <= (2, 1, 0)
+    xy = some_features().xy
+    assert xy is not None
+    np.testing.assert_allclose(coords, xy * 0.25)
+
+
+def test_anndata_reads_the_file(tmp_path: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    written = some_features()
+    path = write_features(tmp_path, written, Layout.ANNDATA)
+    found = anndata.read_h5ad(path)
+    np.testing.assert_array_equal(found.X, written.features)
+    assert written.xy is not None
+    np.testing.assert_array_equal(found.obs[["x", "y"]].to_numpy(), written.xy)
+    np.testing.assert_allclose(found.obsm["spatial"], written.xy + 256)
+    np.testing.assert_allclose(found.obsm["spatial_um"], (written.xy + 256) * 0.25)
+    assert list(found.var_names[:2]) == ["feature_0", "feature_1"]
+    assert found.obs_names.is_unique
+    assert Passport.from_json(found.uns["wsi_pipeline_passport"]) == written.passport
+
+
+def test_features_without_places_or_passport_are_not_written(tmp_path: Path) -> None:
+    for lacking in (replace(some_features(), xy=None), replace(some_features(), passport=None)):
+        with pytest.raises(ValueError, match="with their places and their passport"):
+            write_features(tmp_path, lacking)
 
 
 def test_other_programs_files_are_read(tmp_path: Path) -> None:
@@ -222,10 +300,8 @@ def test_what_is_no_file_of_features_is_refused(tmp_path: Path) -> None:
         file.create_dataset("features", data=np.zeros(3))
     with pytest.raises(FeaturesError, match=r"must be \(N, F\)"):
         read_features(tmp_path / "flat.h5")
-    write_features(
-        tmp_path / "nan.h5",
-        replace(some_features(2), features=np.full((2, 1), np.nan, dtype=np.float32)),
-    )
+    wrong = np.full((2, 1), np.nan, dtype=np.float32)
+    write_features(tmp_path, replace(some_features(2, "nan"), features=wrong))
     with pytest.raises(FeaturesError, match="no numbers for 2 of 2"):
         read_features(tmp_path / "nan.h5")
     with h5py.File(tmp_path / "short.h5", "w") as file:
@@ -236,11 +312,12 @@ def test_what_is_no_file_of_features_is_refused(tmp_path: Path) -> None:
 
 
 def test_folders_are_searched_as_clam_fills_them(tmp_path: Path) -> None:
-    write_features(tmp_path / "b.h5", some_features())
-    write_features(tmp_path / "h5_files" / "a.h5", some_features())
-    write_features(tmp_path / "c.zarr", some_features())
-    assert list(find_features([tmp_path])) == ["a", "b", "c"]
-    write_features(tmp_path / "b.zarr", some_features())
+    write_features(tmp_path, some_features(slide_id="b"))
+    write_features(tmp_path, some_features(slide_id="a"), Layout.CLAM)
+    write_features(tmp_path, some_features(slide_id="c"), Layout.ZARR)
+    write_features(tmp_path, some_features(slide_id="d"), Layout.ANNDATA)
+    assert list(find_features([tmp_path])) == ["a", "b", "c", "d"]
+    write_features(tmp_path, some_features(slide_id="b"), Layout.ZARR)
     with pytest.raises(FeaturesError, match="both of slide b"):
         find_features([tmp_path])
     (tmp_path / "empty").mkdir()
@@ -254,7 +331,7 @@ def attended(n: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def test_attention_lands_on_its_tiles(store: PatchStore, tmp_path: Path) -> None:
-    path = extract_slide_features(store, make_encoder(), CPU, tmp_path / "slide-1.h5")
+    path = write_store_features(store, options_for(tmp_path))
     values = attended(20)
     files = write_attention(store, read_features(path), values, ["attention"], tmp_path / "out")
     table = pq.read_table(files["table"])

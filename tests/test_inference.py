@@ -19,9 +19,16 @@ from wsi_models.parts.patch_network import Classifier
 from tests.stores import make_stain
 from wsi_pipeline.config import Precision, PredictConfig
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.inference import Feed, choose_devices, he_feed, run_network, unmixing_feed
+from wsi_pipeline.inference import (
+    Feed,
+    Outputs,
+    choose_devices,
+    he_feed,
+    run_network,
+    unmixing_feed,
+)
 from wsi_pipeline.inference.batches import SMALLEST_BATCH, automatic_batch_size, find_batch_size
-from wsi_pipeline.inference.devices import uses_bfloat16
+from wsi_pipeline.inference.devices import arithmetic
 from wsi_pipeline.inference.folding import fold_batch_norms
 from wsi_pipeline.inference.stages import Normalise, Unmix
 from wsi_pipeline.stain import encode_he, fixed_stain_matrix
@@ -37,6 +44,7 @@ SPEC = ModelSpec(
     std=(1.0, 1.0),
 )
 CPU = torch.device("cpu")
+TWO = Outputs(model="tiny", count=2)
 
 
 class Means(nn.Module):
@@ -77,7 +85,7 @@ def run(
 ) -> NDArray[np.float32]:
     feed = he_feed(len(he), lambda start, stop: he[start:stop], SPEC)
     config = PredictConfig(batch_size=batch_size)
-    logits = run_network(model, feed, SPEC, (CPU,) * devices, config, NoProgress())
+    logits = run_network(model, feed, TWO, (CPU,) * devices, config, NoProgress())
     return np.asarray(logits.numpy())
 
 
@@ -144,7 +152,7 @@ def test_batches_that_do_not_fit_are_halved_and_nothing_is_lost(
     model, he, steps = Means(most), patches(20), Steps()
     feed = he_feed(20, lambda start, stop: he[start:stop], SPEC)
 
-    logits = run_network(model, feed, SPEC, (CPU,), PredictConfig(batch_size=8), steps)
+    logits = run_network(model, feed, TWO, (CPU,), PredictConfig(batch_size=8), steps)
 
     assert model.batches == batches
     assert steps.done == 20
@@ -198,11 +206,33 @@ def test_auto_is_every_gpu_if_there_is_one() -> None:
         assert devices == (CPU,)
 
 
-@pytest.mark.parametrize(
-    ("precision", "expected"), [(Precision.FLOAT32, False), (Precision.BFLOAT16, True)]
-)
-def test_precision_asked_for_is_used(precision: Precision, expected: bool) -> None:
-    assert uses_bfloat16(CPU, precision) is expected
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16])
+def test_precision_asked_for_is_used_whatever_was_published(precision: Precision) -> None:
+    assert arithmetic(CPU, precision) is precision
+    assert arithmetic(CPU, precision, "float16") is precision
+
+
+def test_published_precision_is_for_gpus() -> None:
+    gpu = torch.device("cuda")
+    for published in (Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT32):
+        assert arithmetic(gpu, Precision.AUTO, published) is published
+        assert arithmetic(CPU, Precision.AUTO, published) is Precision.FLOAT32
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16])
+def test_half_precision_rounds_products_and_keeps_the_rest(precision: Precision) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2 * 16 * 16, 2))
+    he = patches(9)
+    feed = he_feed(len(he), lambda start, stop: he[start:stop], SPEC)
+
+    def given(precision: Precision) -> Tensor:
+        config = PredictConfig(batch_size=4, precision=precision)
+        return run_network(network, feed, TWO, (CPU,), config, NoProgress())
+
+    exact, rounded = given(Precision.FLOAT32), given(precision)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, atol=2e-2, rtol=2e-2)
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +360,7 @@ def test_unmixing_feed_gives_the_input_of_the_stored_patches() -> None:
     config = PredictConfig(batch_size=4)
 
     def logits(feed: Feed) -> NDArray[np.float32]:
-        return np.asarray(run_network(Means(), feed, SPEC, (CPU,), config, NoProgress()).numpy())
+        return np.asarray(run_network(Means(), feed, TWO, (CPU,), config, NoProgress()).numpy())
 
     direct = logits(unmixing_feed(9, lambda start, stop: rgb[start:stop], SPEC, stains))
     stored = logits(he_feed(9, lambda start, stop: he[start:stop], SPEC))
@@ -346,9 +376,10 @@ def test_gpu_finds_its_batch_size(stain_network: nn.Module) -> None:
     he = np.random.default_rng(3).integers(0, 256, (700, 2, 32, 32), dtype=np.uint8)
     feed = he_feed(700, lambda start, stop: he[start:stop], spec)
     config = PredictConfig(device="cuda", precision=Precision.FLOAT32)
+    three = Outputs(model="tiny", count=3)
 
-    on_gpu = run_network(stain_network, feed, spec, choose_devices("cuda"), config, NoProgress())
+    on_gpu = run_network(stain_network, feed, three, choose_devices("cuda"), config, NoProgress())
     stain_network.cpu()
-    on_cpu = run_network(stain_network, feed, spec, (CPU,), config, NoProgress())
+    on_cpu = run_network(stain_network, feed, three, (CPU,), config, NoProgress())
 
     torch.testing.assert_close(on_gpu, on_cpu, atol=2e-2, rtol=2e-2)

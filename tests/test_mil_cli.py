@@ -5,15 +5,24 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.mil import make_bags
+from tests.passports import some_passport
 from tests.stores import PATCH_PX, SLIDE, make_header, make_store
 from wsi_pipeline.cli import main
-from wsi_pipeline.store.features import SlideFeatures, write_features
+from wsi_pipeline.results.export.features import Layout, write_features
+from wsi_pipeline.store.features import SlideFeatures
+
+
+def features_of(name: str, features: Any, places: Any) -> SlideFeatures:
+    return SlideFeatures(
+        slide_id=name, features=features, xy=places, passport=some_passport(features=6)
+    )
 
 
 def call(*arguments: str | Path) -> Result:
@@ -28,8 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in bags.slide_ids:
         features = bags.load(name)
         places = np.arange(2 * len(features)).reshape(-1, 2)
-        slide = SlideFeatures(slide_id=name, features=features, xy=places)
-        write_features(folder / "features" / f"{name}.h5", slide)
+        write_features(folder / "features", features_of(name, features, places))
     with (folder / "slides.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["slide_id", "label", "patient"])
@@ -59,12 +67,8 @@ def test_other_slides_are_judged_by_the_model(trained: Path, tmp_path: Path) -> 
 def test_attention_is_drawn_on_the_slides_that_have_stores(trained: Path, tmp_path: Path) -> None:
     store = make_store(tmp_path / "results" / "slide-1" / "patches.zarr", make_header(9))
     features = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
-    placed = SlideFeatures(slide_id=SLIDE.slide_id, features=features, xy=store.xy)
-    write_features(tmp_path / "features" / "slide-1.h5", placed)
-    write_features(
-        tmp_path / "features" / "slide-2.zarr",
-        SlideFeatures(slide_id="x", features=features, xy=store.xy),
-    )
+    write_features(tmp_path / "features", features_of(SLIDE.slide_id, features, store.xy))
+    write_features(tmp_path / "features", features_of("slide-2", features, store.xy), Layout.ZARR)
     result = call(
         "mil", "predict", trained / "run" / "model", tmp_path / "features", "--stores",
         tmp_path / "results", "--out", tmp_path / "out", "--device", "cpu", "--json",

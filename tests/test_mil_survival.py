@@ -30,8 +30,10 @@ from wsi_models.mil.survival.train import fit_survival, risks
 from wsi_models.mil.train import Parts
 
 from tests.mil import FEATURES, Steps
+from tests.passports import some_passport
 from wsi_pipeline.cli import main
-from wsi_pipeline.store.features import SlideFeatures, write_features
+from wsi_pipeline.results.export.features import write_features
+from wsi_pipeline.store.features import SlideFeatures
 
 Patients = list[tuple[float, float, bool]]
 CPU = torch.device("cpu")
@@ -241,10 +243,13 @@ def test_the_commands_train_and_judge_patients(tmp_path: Path) -> None:
                 name = f"s{index}{part}"
                 features = rng.normal(level, 1, size=(5, FEATURES)).astype(np.float32)
                 xy = np.arange(10).reshape(-1, 2)
-                write_features(
-                    tmp_path / "features" / f"{name}.h5",
-                    SlideFeatures(slide_id=name, features=features, xy=xy),
+                slide = SlideFeatures(
+                    slide_id=name,
+                    features=features,
+                    xy=xy,
+                    passport=some_passport(features=FEATURES),
                 )
+                write_features(tmp_path / "features", slide)
                 file.write(f"{name},p{index},{20 - index},{index % 4 != 0:d}\n")
     (tmp_path / "recipe.toml").write_text(
         '[model]\nmodel = "mean"\noptimisation.lr = 0.05\n[train]\nfolds = 2\nepochs = 20\n'

@@ -16,10 +16,11 @@ from tests.stores import make_header
 from wsi_pipeline.cli import main
 from wsi_pipeline.config import PipelineConfig, Precision, PredictConfig, load_config
 from wsi_pipeline.errors import ModelMismatchError
-from wsi_pipeline.inference import run_network, unmixing_feed
+from wsi_pipeline.inference import Outputs, run_network, unmixing_feed
 from wsi_pipeline.models import load_model, model_defaults
 from wsi_pipeline.predict.patches import predict_store
-from wsi_pipeline.predict.unstored import SlidePatches, predict_directly
+from wsi_pipeline.predict.slide_patches import SlidePatches
+from wsi_pipeline.predict.unstored import predict_directly
 from wsi_pipeline.preprocess.extraction import TileReader
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions
@@ -103,7 +104,8 @@ def test_unmixing_on_the_device_gives_the_predictions_of_the_store(
     feed = unmixing_feed(len(store), store.read_rgb, spec, store.stain.matrix, readers=2)
     devices = (torch.device("cpu"),)
 
-    logits = run_network(Means(), feed, spec, devices, EXACT, NoProgress())
+    outputs = Outputs(model=spec.name, count=2)
+    logits = run_network(Means(), feed, outputs, devices, EXACT, NoProgress())
 
     expected = predict_store(store, Means(), spec, EXACT)
     assert np.array_equal(logits.softmax(dim=1).numpy(), expected.prob)

@@ -47,6 +47,7 @@ class Precision(StrEnum):
 
     AUTO = "auto"
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
 
 
@@ -301,7 +302,8 @@ class PredictConfig(StageConfig):
     precision: Precision = Field(
         Precision.AUTO,
         description="Arithmetic; auto is bfloat16 where the hardware gains by it, and convolutions "
-        "with folded normalisation; float32 is the network as it was trained.",
+        "with folded normalisation, but for published encoders what they were published with on a "
+        "GPU and float32 on a processor; float32 is the network as it was trained.",
     )
 
 

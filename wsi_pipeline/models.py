@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.types import ModelSpec
+from wsi_pipeline.predict.trained import TrainedEncoder, TrainedModel
+from wsi_pipeline.types import EncoderSpec, ModelSpec, PatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
     from wsi_models.bundle import Bundle, BundleConfig
-
-    from wsi_pipeline.predict.trained import TrainedModel
+    from wsi_models.encoders import EncoderCard
 
 
 def load_model(name: str) -> TrainedModel:
@@ -39,15 +39,128 @@ def load_model(name: str) -> TrainedModel:
     return _trained(name, lambda bundle: bundle.classifier())
 
 
-def load_encoder(name: str) -> TrainedModel:
-    """Load the encoder of a bundle; see :func:`load_model`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderChoices:
+    """What is chosen of an encoder besides its name.
+
+    Attributes
+    ----------
+    weights : Path or None
+        File of its weights, or a folder that holds it.
+    allow_download : bool
+        Whether they may be fetched from the hub.
+    pooling : str or None
+        ``class``, ``mean`` or ``class+mean``; as published if None.
+    tile_px : int or None
+        Side of the tiles that are cut and resized to its input, px; as published if None.
+    """
+
+    weights: Path | None = None
+    allow_download: bool = False
+    pooling: Literal["class", "mean", "class+mean"] | None = None
+    tile_px: int | None = None
+
+
+def load_encoder(name: str, choices: EncoderChoices | None = None) -> TrainedEncoder:
+    """Load an encoder of patches.
+
+    Parameters
+    ----------
+    name : str
+        A published encoder (:func:`wsi_models.encoders.available_encoders`), a TOML file with a
+        card of one's own, or a bundle, whose encoder is taken.
+    choices : EncoderChoices or None
+        Weights, pooling and tiles of a published encoder; a bundle has its own.
 
     Returns
     -------
-    TrainedModel
+    TrainedEncoder
         Its module maps patches to (B, F) features.
+
+    Raises
+    ------
+    ConfigError
+        If there is none of that name, its weights cannot be had or trusted, or it cannot be chosen
+        so.
     """
-    return _trained(name, lambda bundle: bundle.extractor())
+    from wsi_models.bundle import available_bundles
+
+    choices = choices or EncoderChoices()
+    if not Path(name).is_dir() and name not in available_bundles():
+        return _published(name, choices)
+    if choices != EncoderChoices():
+        raise ConfigError(
+            f"{name!r} is a bundle, which has its own weights, pooling and tiles; leave --weights, "
+            "--allow-download, --pooling and --tile-px out"
+        )
+    model = _trained(name, lambda bundle: bundle.extractor())
+    shared = {field.name: getattr(model.spec, field.name) for field in fields(PatchSpec)}
+    spec = EncoderSpec(**shared, features=_count_features(model), pooling="of the bundle")
+    return TrainedEncoder(
+        module=model.module,
+        spec=spec,
+        fingerprint=model.fingerprint,
+        trained_on=model.trained_on,
+        origin={"title": spec.name, "weights_sha256": model.fingerprint},
+    )
+
+
+def _published(name: str, choices: EncoderChoices) -> TrainedEncoder:
+    from wsi_models.encoders import EncoderError, find_encoder, load_encoder, with_choices
+
+    try:
+        chosen = with_choices(find_encoder(name), pooling=choices.pooling, tile_px=choices.tile_px)
+        loaded = load_encoder(chosen, choices.weights, allow_download=choices.allow_download)
+    except (EncoderError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    card = loaded.card
+    return TrainedEncoder(
+        module=loaded.module,
+        spec=encoder_spec(card),
+        fingerprint=loaded.identity,
+        trained_on=f"see {card.paper}" if card.paper else "what its authors say",
+        origin={
+            "title": card.title,
+            "weights_file": loaded.weights_file,
+            "weights_sha256": loaded.weights_sha256,
+            "weights_digest": loaded.weights_digest,
+            "licence": card.licence,
+        },
+    )
+
+
+def encoder_spec(card: EncoderCard) -> EncoderSpec:
+    """Say what a published encoder expects and gives, in the words of the pipeline."""
+    transform = card.transform
+    return EncoderSpec(
+        name=card.name,
+        mpp=card.mpp,
+        patch_px=card.tile_px,
+        mean=transform.mean,
+        std=transform.std,
+        input="rgb",
+        features=card.features,
+        resize_px=transform.resize_px,
+        input_px=transform.input_px,
+        interpolation=transform.interpolation,
+        pooling=card.pooling,
+        precision=card.precision,
+    )
+
+
+def encoder_defaults(encoder: TrainedEncoder) -> dict[str, dict[str, Any]]:
+    """Return the tiles that an encoder asks for, as configuration values."""
+    return {"tile": {"mpp": encoder.spec.mpp, "patch_size": encoder.spec.patch_px}}
+
+
+def _count_features(model: TrainedModel) -> int:
+    """Send one blank patch through the encoder of a bundle, which does not say what it gives."""
+    import torch
+
+    spec = model.spec
+    with torch.inference_mode():
+        blank = torch.zeros((1, len(spec.mean), spec.patch_px, spec.patch_px))
+        return int(model.module.eval()(blank).shape[1])
 
 
 def load_explainer(name: str) -> TrainedModel:
@@ -68,8 +181,6 @@ def load_explainer(name: str) -> TrainedModel:
 
 def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedModel:
     from wsi_models.bundle import BundleError, available_bundles, bundle_path, load_bundle
-
-    from wsi_pipeline.predict.trained import TrainedModel
 
     if not Path(name).is_dir() and name not in available_bundles():
         raise ConfigError(

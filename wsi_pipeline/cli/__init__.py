@@ -10,6 +10,7 @@ import click
 
 from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
+from wsi_pipeline.cli.encoders import encoders
 from wsi_pipeline.cli.evaluate import evaluate
 from wsi_pipeline.cli.explain import explain
 from wsi_pipeline.cli.export import export
@@ -55,6 +56,7 @@ for _command in (
     ingest,
     train,
     evaluate,
+    encoders,
     features,
     mil,
     config,

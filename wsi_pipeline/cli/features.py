@@ -1,30 +1,98 @@
-"""The command ``wsi-pipeline features``: patch stores -> a file of features per slide."""
+"""The commands ``wsi-pipeline features``: slides or patch stores -> vectors, and what they are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_pipeline.cli.console import explained_errors, print_json, progress_bars
+from wsi_pipeline.cli.groups import GroupWithDefault
 from wsi_pipeline.cli.options import (
+    Command,
     config_options,
-    model_option,
     output_options,
     resolve_config,
 )
 
+if TYPE_CHECKING:
+    from wsi_pipeline.predict.trained import TrainedEncoder
+    from wsi_pipeline.types import StainMatrix
 
-@click.command()
-@click.argument(
-    "stores",
-    nargs=-1,
-    required=True,
-    metavar="STORE...",
-    type=click.Path(exists=True, path_type=Path),
-)
-@model_option
+
+@click.group(cls=GroupWithDefault)
+def features() -> None:
+    """Compute features: one vector per patch, from slides or from patch stores.
+
+    \b
+        wsi-pipeline features slides/ --encoder uni2-h --weights uni2-h.bin --out features
+        wsi-pipeline features results --model my-bundle --out features   # from patch stores
+        wsi-pipeline features extract --help                             # every option of these
+        wsi-pipeline features verify site-a/ site-b/                     # may they be mixed?
+
+    Every file carries a passport: encoder, weights, transform, pooling, precision, resolution,
+    software and slide.
+    """
+
+
+def encoder_options(command: Command) -> Command:
+    """Give a command its encoder, and what is chosen of it."""
+    decorators: list[Callable[[Any], Any]] = [
+        click.option(
+            "--encoder",
+            "--model",
+            "name",
+            default="demo",
+            show_default=True,
+            metavar="NAME",
+            help="A published encoder ('wsi-pipeline encoders' lists them), a TOML file with a "
+            "card of your own, or a bundle. 'demo' was trained on synthetic tissue: it shows how "
+            "the pipeline works and says nothing about real tissue.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Path(exists=True, path_type=Path),
+            help="File of the encoder's weights, or a folder that holds it.  [default: what the "
+            "hub's own cache holds]",
+        ),
+        click.option(
+            "--allow-download",
+            is_flag=True,
+            help="Fetch weights that are not here from the hub, with your own token. Nothing is "
+            "contacted otherwise.",
+        ),
+        click.option(
+            "--pooling",
+            type=click.Choice(["class", "mean", "class+mean"]),
+            help="Which tokens become the vector.  [default: as published]",
+        ),
+        click.option(
+            "--tile-px",
+            type=click.IntRange(min=1),
+            help="Cut tiles of so many px and resize them to the encoder's input, as programs do "
+            "that cut 256 for an input of 224.  [default: as published]",
+        ),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def load_chosen(values: dict[str, Any]) -> TrainedEncoder:
+    """Load the encoder that the options of :func:`encoder_options` name; takes them out."""
+    from wsi_pipeline.models import EncoderChoices, load_encoder
+
+    name = values.pop("name")
+    keys = ("weights", "allow_download", "pooling", "tile_px")
+    choices = EncoderChoices(**{key: values.pop(key) for key in keys})
+    return load_encoder(name, choices)
+
+
+@features.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="SLIDE_OR_STORE...")
+@encoder_options
 @click.option(
     "--out",
     required=True,
@@ -33,54 +101,136 @@ from wsi_pipeline.cli.options import (
 )
 @click.option(
     "--format",
-    "ending",
-    type=click.Choice(["h5", "zarr"]),
+    "layout",
+    type=click.Choice(["h5", "clam", "stamp", "anndata", "zarr"]),
     default="h5",
     show_default=True,
-    help="HDF5 as CLAM and TRIDENT read it, or Zarr.",
+    help="h5: HDF5 as TRIDENT writes it; clam: the same in CLAM's two folders; stamp: HDF5 of "
+    "STAMP; anndata: h5ad; zarr.",
 )
-@config_options("predict")
+@click.option(
+    "--normalise",
+    type=click.Choice(["none", "macenko"]),
+    default="none",
+    show_default=True,
+    help="Give every tile the stains of the target first (Macenko normalisation).",
+)
+@click.option(
+    "--normalise-to",
+    type=click.Path(exists=True, path_type=Path),
+    help="Patch store of the slide whose stains are the target.  [default: the reference that "
+    "came with Macenko's method]",
+)
+@config_options("read", "tissue", "tile", "stain", "predict")
 @output_options
-def features(
-    stores: tuple[Path, ...],
-    model_name: str,
-    out: Path,
-    ending: str,
-    as_json: bool,
-    quiet: bool,
-    **values: Any,
+def extract(
+    inputs: tuple[str, ...], out: Path, layout: str, as_json: bool, quiet: bool, **values: Any
 ) -> None:
-    """Compute the features of every patch with the encoder of a bundle.
-
-    STORE is a patches.zarr, or a results folder: then every store in it.
+    """Compute the features of slides, or of the patches of stores.
 
     \b
+        wsi-pipeline features slides/ --encoder uni2-h --weights uni2-h.bin --out features
+        wsi-pipeline features slides.csv --encoder efficientnet-lite0 --out features
         wsi-pipeline features results --model my-bundle --out features
         wsi-pipeline mil train features --labels slides.csv --model abmil --out runs/slides
 
-    A file of the same patches and the same encoder is kept, so that an interrupted command goes
-    on where it was.
+    A slide is given as for 'run': file, folder, glob or CSV table. Tiles have the resolution and
+    size that the encoder asks for. A patches.zarr, or a results folder with such stores, gives the
+    patches in it. A file with the same tiles by the same encoder is kept, so that an interrupted
+    command goes on where it was. The exit code is 1 when a slide failed; the others are done.
     """
-    from wsi_pipeline.models import load_encoder
-    from wsi_pipeline.predict.features import extract_slide_features
-    from wsi_pipeline.store.find import find_stores
+    from wsi_pipeline.models import encoder_defaults
+    from wsi_pipeline.predict.features import EncodeOptions
+    from wsi_pipeline.results.export.features import Layout
+    from wsi_pipeline.run.features import encode_inputs
+    from wsi_pipeline.run.one_features import FeatureOptions
 
     with explained_errors():
-        encoder = load_encoder(model_name)
-        click.echo(f"Model {encoder.spec.name} was trained on: {encoder.trained_on}.", err=True)
-        config = resolve_config(values)
+        target = _target(values.pop("normalise"), values.pop("normalise_to"))
+        encoder = load_chosen(values)
+        click.echo(f"Encoder {encoder.spec.name} was trained on: {encoder.trained_on}.", err=True)
+        options = FeatureOptions(
+            out=out,
+            encode=EncodeOptions(encoder=encoder, target=target),
+            config=resolve_config(values, encoder_defaults(encoder)),
+            layout=Layout(layout),
+        )
         with progress_bars(quiet or as_json) as progress:
-            files = [
-                extract_slide_features(
-                    store,
-                    encoder,
-                    config.predict,
-                    out / f"{store.slide.slide_id}.{ending}",
-                    progress=progress,
-                )
-                for store in find_stores(stores)
-            ]
+            done = encode_inputs(inputs, options, progress)
     if as_json:
-        print_json([str(file) for file in files])
-        return
-    click.echo("\n".join(map(str, files)))
+        print_json(done.to_dict())
+    else:
+        click.echo("\n".join(map(str, done.files)))
+    for name, error in done.failed.items():
+        click.echo(f"{name} failed: {error}", err=True)
+    if done.failed:
+        raise SystemExit(1)
+
+
+def _target(normalise: str, store: Path | None) -> StainMatrix | None:
+    from wsi_pipeline.stain import REFERENCE
+    from wsi_pipeline.store import PatchStore
+
+    if store is not None:
+        return PatchStore.open(store).stain.matrix
+    return REFERENCE if normalise == "macenko" else None
+
+
+def _files_argument(command: Command) -> Command:
+    return click.argument(
+        "files",
+        nargs=-1,
+        required=True,
+        metavar="FEATURES...",
+        type=click.Path(exists=True, path_type=Path),
+    )(command)
+
+
+@features.command()
+@_files_argument
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def verify(files: Sequence[Path], as_json: bool) -> None:
+    """Say whether files of features may be mixed, and why not.
+
+    \b
+        wsi-pipeline features verify site-a/ site-b/
+
+    FEATURES are files or their folders. They may be mixed if encoder, weights, transform, pooling,
+    resolution and stain normalisation agree. Differences by rounding, such as of the precision,
+    are told of, but do not forbid it. The exit code is 1 if they may not be mixed.
+    """
+    from wsi_pipeline.store.features import find_features
+    from wsi_pipeline.store.verify_features import verify_features
+
+    with explained_errors():
+        verdict = verify_features(find_features(files, unique=False))
+    if as_json:
+        print_json(verdict.to_dict())
+    else:
+        click.echo(str(verdict))
+    if not verdict.may_mix:
+        raise SystemExit(1)
+
+
+@features.command()
+@_files_argument
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Table to write, .csv or .parquet.",
+)
+def mean(files: Sequence[Path], out: Path) -> None:
+    """Average the vectors of each slide: a table with one row per slide.
+
+    \b
+        wsi-pipeline features mean features --out slides.parquet
+
+    Columns are slide_id, patches and feature_0, feature_1, ... Files that may not be mixed
+    ('features verify') are refused.
+    """
+    from wsi_pipeline.results.export.slide_features import write_slide_means
+    from wsi_pipeline.store.features import find_features
+
+    with explained_errors():
+        click.echo(write_slide_means(out, find_features(files)))

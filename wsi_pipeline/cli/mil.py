@@ -281,7 +281,7 @@ def predict(
                 slides = [read_features(path) for path in own]
                 named = name if values["patients"] else slides[0].slide_id
                 judgement, shares = judge_slides(
-                    loaded, named, [(s.features, s.about.get("encoder")) for s in slides]
+                    loaded, named, [(s.features, s.encoder) for s in slides]
                 )
                 judgements.append(judgement)
                 for slide, attention in zip(slides, shares, strict=True):
@@ -326,7 +326,7 @@ def _described(
     for name, path in files.items():
         if name in wanted:
             facts = describe_features(path)
-            described[name] = Described(facts.patches, facts.features, facts.about.get("encoder"))
+            described[name] = Described(facts.patches, facts.features, facts.encoder)
     return described, lambda name: read_features(files[name]).features
 
 

@@ -50,25 +50,34 @@ def choose_devices(name: str) -> tuple[torch.device, ...]:
     return (device,)
 
 
-def uses_bfloat16(device: torch.device, precision: Precision) -> bool:
-    """Whether convolutions run in bfloat16.
+def arithmetic(device: torch.device, precision: Precision, published: str = "") -> Precision:
+    """Choose the arithmetic of matrix products and convolutions.
 
     Parameters
     ----------
     device : torch.device
         Where the network runs.
     precision : Precision
-        What is asked for; ``AUTO`` is bfloat16 on GPUs with such arithmetic and on processors
-        with tiles for it (AMX). Vector instructions for it alone (AVX512-BF16) are no gain: see
+        What is asked for.
+    published : str
+        What the network was published with, if anybody said so: ``AUTO`` is that on a GPU, and
+        float32 on a processor, whose values are then the same everywhere but for rounding. Of
+        other networks, ``AUTO`` is bfloat16 on GPUs with such arithmetic and on processors with
+        tiles for it (AMX). Vector instructions for it alone (AVX512-BF16) are no gain: see
         ``docs/adr/0010``.
 
     Returns
     -------
-    bool
-        True for bfloat16, False for float32.
+    Precision
+        Any but ``AUTO``.
     """
     if precision is not Precision.AUTO:
-        return precision is Precision.BFLOAT16
+        return precision
+    if published:
+        return Precision(published) if device.type == "cuda" else Precision.FLOAT32
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        gains = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    else:
+        tiles = torch.cpu.get_capabilities().get("amx_bf16", False)
+        gains = device.type == "cpu" and bool(tiles)
+    return Precision.BFLOAT16 if gains else Precision.FLOAT32

@@ -1,7 +1,7 @@
-"""A feed of patches, a network and devices -> the logits of all patches, in order.
+"""A feed of patches, a network and devices -> what it gives of all patches, in order.
 
 Reads ahead in threads, copies while a device computes, and halves batches that do not fit. What
-the logits mean, and what becomes of them, is not known here.
+the numbers mean, and what becomes of them, is not known here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,13 @@ from torch import Tensor, nn
 from wsi_pipeline.config import Precision, PredictConfig
 from wsi_pipeline.errors import ConfigError, ModelMismatchError
 from wsi_pipeline.inference.batches import automatic_batch_size
-from wsi_pipeline.inference.devices import uses_bfloat16
+from wsi_pipeline.inference.devices import arithmetic
 from wsi_pipeline.inference.folding import fold_batch_norms
 from wsi_pipeline.inference.read_ahead import read_ahead
 
 if TYPE_CHECKING:
     from wsi_pipeline.inference.feeds import Feed
-    from wsi_pipeline.types import ModelSpec, Progress
+    from wsi_pipeline.types import Progress
 
 READ_PATCHES = 32
 """Fewest patches read at once; more where a batch is larger."""
@@ -35,26 +36,51 @@ READ_PATCHES = 32
 BATCHES_AHEAD = 2
 """Batches that wait for a GPU while it computes another; more would only take its memory."""
 
+HALF = {Precision.FLOAT16: torch.float16, Precision.BFLOAT16: torch.bfloat16}
+"""Types that matrix products and convolutions are autocast to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What a network gives of a patch.
+
+    Attributes
+    ----------
+    model : str
+        Its name, for messages.
+    count : int
+        Numbers per patch.
+    what : str
+        What they are, in words.
+    published_with : str
+        Arithmetic it was published with; empty if that does not matter.
+    """
+
+    model: str
+    count: int
+    what: str = "classes"
+    published_with: str = ""
+
 
 def run_network(
     model: nn.Module,
     feed: Feed,
-    spec: ModelSpec,
+    outputs: Outputs,
     devices: Sequence[torch.device],
     config: PredictConfig,
     progress: Progress,
 ) -> Tensor:
-    """Compute the logits of all patches.
+    """Compute the outputs of all patches, such as logits or features.
 
     Parameters
     ----------
     model : Module
-        Maps (B, C, p, p) float32 input to (B, K) logits. It is moved to the first device and run
-        in evaluation mode; its training flags are put back.
+        Maps (B, C, p, p) float32 input to (B, K). It is moved to the first device and run in
+        evaluation mode; its training flags are put back.
     feed : Feed
         The patches.
-    spec : ModelSpec
-        Side of the input and the classes.
+    outputs : Outputs
+        Whose they are and how many, K.
     devices : sequence of torch.device
         Where to compute. Each takes the next block of patches when it is done with its last.
     config : PredictConfig
@@ -70,20 +96,20 @@ def run_network(
     Raises
     ------
     ModelMismatchError
-        If the model gives another number of classes than ``spec`` says.
+        If the model gives another number of outputs than it says.
     ConfigError
         If not even one patch fits into the memory of a device.
     """
     if not feed.count:
-        return torch.empty((0, len(spec.class_names)))
+        return torch.empty((0, outputs.count))
     with _evaluating(model):
-        replicas = _replicate(model, feed, spec, devices, config)
+        replicas = _replicate(model, feed, outputs, devices, config)
         size = min(replica.batch_size for replica in replicas)
         blocks = read_ahead(
             feed.read,
             feed.count,
             size * -(-READ_PATCHES // size),
-            crop_px=spec.patch_px,
+            crop_px=feed.patch_px,
             readers=feed.readers or _default_readers(devices),
             pin=any(device.type == "cuda" for device in devices),
         )
@@ -96,8 +122,10 @@ def run_network(
             first.consume(shared)
             for future in consumed:
                 future.result()
-        # every row was written by one replica and is zero in the others
-        return torch.stack([replica.logits.cpu() for replica in replicas]).sum(dim=0)
+        total, *parts = (replica.given.cpu() for replica in replicas)
+        for part in parts:  # every row was written by one replica and is zero in the others
+            total += part
+        return total
 
 
 def _default_readers(devices: Sequence[torch.device]) -> int:
@@ -110,23 +138,23 @@ def _default_readers(devices: Sequence[torch.device]) -> int:
 def _replicate(
     model: nn.Module,
     feed: Feed,
-    spec: ModelSpec,
+    outputs: Outputs,
     devices: Sequence[torch.device],
     config: PredictConfig,
 ) -> list[_Replica]:
     """Put a network, input stage and all, on every device and find the size of its batches."""
     model.to(device=devices[0], memory_format=torch.channels_last)  # type: ignore[call-overload]
-    patches = _example(feed, spec).to(devices[0])
+    patches = _example(feed).to(devices[0])
     to_input = feed.to_input.to(devices[0])
-    if config.precision is not Precision.FLOAT32:
+    if config.precision is not Precision.FLOAT32 and not outputs.published_with:
         with torch.no_grad():
             model = fold_batch_norms(model, to_input(patches))
     network = nn.Sequential(to_input, model)
     networks = [network, *(copy.deepcopy(network).to(device) for device in devices[1:])]
     replicas = []
     for device, copied in zip(devices, networks, strict=True):
-        half = uses_bfloat16(device, config.precision)
-        replica = _Replica(copied, device, spec, feed.count, half=half)
+        precision = arithmetic(device, config.precision, outputs.published_with)
+        replica = _Replica(copied, device, outputs, feed.count, precision)
         with replica.running():
             replica.batch_size = (
                 automatic_batch_size(copied, patches.to(device), feed.count)
@@ -137,10 +165,10 @@ def _replicate(
     return replicas
 
 
-def _example(feed: Feed, spec: ModelSpec) -> Tensor:
+def _example(feed: Feed) -> Tensor:
     """Make up two patches as the feed gives them."""
     noise = torch.Generator().manual_seed(0)
-    shape = (2, feed.channels, spec.patch_px, spec.patch_px)
+    shape = (2, feed.channels, feed.patch_px, feed.patch_px)
     return torch.randint(0, 256, shape, generator=noise, dtype=torch.uint8)
 
 
@@ -173,17 +201,22 @@ class _SharedBlocks:
 
 
 class _Replica:
-    """A network on one device, which takes block after block and keeps the logits there."""
+    """A network on one device, which takes block after block and keeps what it gives there."""
 
     def __init__(
-        self, network: nn.Module, device: torch.device, spec: ModelSpec, count: int, *, half: bool
+        self,
+        network: nn.Module,
+        device: torch.device,
+        outputs: Outputs,
+        count: int,
+        precision: Precision,
     ) -> None:
         self.batch_size = 1
-        self.logits = torch.zeros((count, len(spec.class_names)), device=device)
+        self.given = torch.zeros((count, outputs.count), device=device)
         self._network = network
         self._device = device
-        self._spec = spec
-        self._half = half
+        self._outputs = outputs
+        self._half = HALF.get(precision)
         self._lane = _CudaLane(device) if device.type == "cuda" else _Lane(device)
 
     @contextmanager
@@ -192,12 +225,14 @@ class _Replica:
         with (
             torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext(),
             torch.inference_mode(),
-            torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half),
+            nullcontext()
+            if self._half is None
+            else torch.autocast(self._device.type, dtype=self._half),
         ):
             yield
 
     def consume(self, blocks: _SharedBlocks) -> None:
-        """Compute the logits of blocks until there are none; an error ends the stream for all."""
+        """Compute the outputs of blocks until there are none; an error ends the stream for all."""
         with closing(blocks), self.running():
             for start, patches in blocks:
                 at = 0
@@ -206,30 +241,30 @@ class _Replica:
                     try:
                         self._compute(start + at, batch)
                     except torch.OutOfMemoryError as error:
-                        self._halve(len(batch), error)
+                        self._halve(batch, error)
                         continue
                     at += len(batch)
                     blocks.done(len(batch))
 
     def _compute(self, start: int, batch: Tensor) -> None:
         given = self._network(self._lane.carry(batch))
-        expected = (len(batch), len(self._spec.class_names))
+        expected = (len(batch), self._outputs.count)
         if tuple(given.shape) != expected:
             raise ModelMismatchError(
-                f"model {self._spec.name} gave an output of shape {tuple(given.shape)} for "
-                f"{len(batch)} patches and {expected[1]} classes, expected {expected}; check its "
-                "class_names"
+                f"model {self._outputs.model} gave an output of shape {tuple(given.shape)} for "
+                f"{len(batch)} patches and {expected[1]} {self._outputs.what}, expected "
+                f"{expected}; check its description"
             )
-        self.logits[start : start + len(batch)] = given
+        self.given[start : start + len(batch)] = given
         self._lane.launched()
 
-    def _halve(self, tried: int, error: torch.OutOfMemoryError) -> None:
-        if tried == 1:
+    def _halve(self, tried: Tensor, error: torch.OutOfMemoryError) -> None:
+        if len(tried) == 1:
             raise ConfigError(
-                f"{self._device} has no memory for a single patch of {self._spec.patch_px} px: "
+                f"{self._device} has no memory for a single patch of {tried.shape[-1]} px: "
                 f"{str(error).splitlines()[0]}; use --device cpu, or free its memory"
             ) from error
-        self.batch_size = tried // 2
+        self.batch_size = len(tried) // 2
 
 
 class _Lane:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsi_pipeline.compiled import compiled
-from wsi_pipeline.stain import HeEncoder, unpack_counts
+from wsi_pipeline.stain import HeEncoder, unmixing_matrix, unpack_counts
 
 if TYPE_CHECKING:
-    from wsi_pipeline.types import ModelSpec, StainMatrix
+    from wsi_pipeline.types import Interpolation, PatchSpec, StainMatrix
 
 
 class Normalise(nn.Module):
@@ -25,14 +25,14 @@ class Normalise(nn.Module):
 
     Parameters
     ----------
-    spec : ModelSpec
+    spec : PatchSpec
         Mean and deviation per channel, for values in [0, 1].
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: PatchSpec) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
@@ -96,3 +96,106 @@ class Unmix(nn.Module):
         )
         planes = torch.stack(unpack_counts(red + green + blue), dim=1)
         return planes.clamp_(0, 255).to(torch.uint8)
+
+
+class Resize(nn.Module):
+    """Patches (B, C, P, P) -> patches of another side, uint8, on any device.
+
+    As published transforms do it, which work on pictures: weighted by the area that an output
+    pixel covers, first along rows, then along columns, and rounded to whole counts each time.
+
+    Parameters
+    ----------
+    side_px : int
+        Side of the result, px.
+    interpolation : {"bilinear", "bicubic"}
+        Kernel.
+    """
+
+    def __init__(self, side_px: int, interpolation: Interpolation) -> None:
+        super().__init__()
+        self.side_px = side_px
+        self.interpolation = interpolation
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Resize a batch."""
+        height = patches.shape[-2]
+        values = patches.float()
+        for size in ((height, self.side_px), (self.side_px, self.side_px)):
+            values = nn.functional.interpolate(
+                values, size=size, mode=self.interpolation, antialias=True
+            )
+            values = values.add_(0.5).floor_().clamp_(0, 255)  # halves up, as pictures are
+        return values.to(torch.uint8)
+
+
+class CentreCrop(nn.Module):
+    """Patches (B, C, P, P) -> their centre; an odd margin leaves more at the bottom right.
+
+    Parameters
+    ----------
+    side_px : int
+        Side of the result, px.
+    """
+
+    def __init__(self, side_px: int) -> None:
+        super().__init__()
+        self.side_px = side_px
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Crop a batch."""
+        start = (patches.shape[-1] - self.side_px) // 2
+        return patches[..., start : start + self.side_px, start : start + self.side_px]
+
+
+class Restain(nn.Module):
+    """RGB patches (B, 3, P, P) -> the same tissue in the stains of another slide, uint8.
+
+    Parameters
+    ----------
+    own : StainMatrix
+        Stain vectors and maxima of the slide the patches are from.
+    target : StainMatrix
+        Those it is given. Concentrations are scaled by the ratio of the maxima; what is neither
+        stain, and concentrations below zero, are lost.
+
+    References
+    ----------
+    .. [1] M. Macenko et al., A method for normalizing histology slides for quantitative analysis,
+       ISBI 2009.
+    """
+
+    density: Tensor
+    rows: Tensor
+    vectors: Tensor
+    light: Tensor
+
+    def __init__(self, own: StainMatrix, target: StainMatrix) -> None:
+        super().__init__()
+        grey = np.maximum(np.arange(256, dtype=np.float64), 1.0)
+        scale = target.max_concentration / own.max_concentration
+        for name, values in (
+            ("density", np.log10(own.background[:, None] / grey)),
+            ("rows", unmixing_matrix(own) * scale[:, None]),
+            ("vectors", target.vectors),
+            ("light", target.background),
+        ):
+            self.register_buffer(name, torch.from_numpy(np.asarray(values)).float())
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Stain a batch anew."""
+        planes = [row[rgb[:, channel].long()] for channel, row in enumerate(self.density)]
+        density = torch.stack(planes, dim=1)
+        # products and sums of pixels, not of matrices, which autocasting would round
+        he = _mix(self.rows.T, density).clamp_(min=0)
+        passed = torch.pow(10.0, -_mix(self.vectors, he))
+        return (passed * self.light.view(1, -1, 1, 1)).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _mix(weights: Tensor, planes: Tensor) -> Tensor:
+    """Sum planes (B, n, P, P) by weights (n, m) to planes (B, m, P, P)."""
+    parts = (
+        plane[:, None] * weight.view(1, -1, 1, 1)
+        for plane, weight in zip(planes.unbind(dim=1), weights, strict=True)
+    )
+    return torch.stack(tuple(parts)).sum(dim=0)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_pipeline.config import Precision, PredictConfig
-from wsi_pipeline.inference import choose_devices, he_feed
-from wsi_pipeline.predict.patches import extract_features
+from wsi_pipeline.inference import Outputs, choose_devices, he_feed
+from wsi_pipeline.predict.patches import store_outputs
 from wsi_pipeline.types import Progress, StainExplanations
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def explain_store(
     """
     spec = explainer.spec
     exact = config.model_copy(update={"precision": Precision.FLOAT32})
-    both = extract_features(store, explainer.module, spec, exact, progress)
+    outputs = Outputs(model=spec.name, count=2 * len(spec.class_names), what="parts of stains")
+    both = store_outputs(store, explainer.module, spec, outputs, exact, progress)
     return StainExplanations(
         parts=both.reshape(len(store), 2, len(spec.class_names)),
         xy=store.xy,

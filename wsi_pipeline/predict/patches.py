@@ -1,4 +1,4 @@
-"""Patches and any classifier or encoder -> class probabilities or features, in order.
+"""Patches and any classifier -> class probabilities, in order.
 
 Says which patches a model may be given, and makes probabilities of its logits. Knows nothing of
 how the classifier came to be, and writes no files.
@@ -6,7 +6,6 @@ how the classifier came to be, and writes no files.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,8 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import ModelMismatchError, ModelOutputError
-from wsi_pipeline.inference import Feed, choose_devices, he_feed, rgb_feed, run_network
-from wsi_pipeline.types import ModelSpec, NoProgress, Predictions, Progress
+from wsi_pipeline.inference import (
+    Feed,
+    Outputs,
+    choose_devices,
+    he_feed,
+    rgb_feed,
+    run_network,
+)
+from wsi_pipeline.types import ModelSpec, NoProgress, PatchSpec, Predictions, Progress
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import PredictConfig
@@ -130,29 +136,32 @@ def predict_store(
     return predict_feed(store, _store_feed(store, spec), model, spec, config, progress)
 
 
-def extract_features(
+def store_outputs(
     store: StoredPatches,
-    encoder: nn.Module,
-    spec: ModelSpec,
+    module: nn.Module,
+    spec: PatchSpec,
+    outputs: Outputs,
     config: PredictConfig,
     progress: Progress | None = None,
 ) -> NDArray[np.float32]:
-    """Send every patch of a store through an encoder.
+    """Send every patch of a store through a network whose numbers are no logits.
 
     Parameters
     ----------
     store : StoredPatches
         The patches; none at all is legal.
-    encoder : Module
-        Maps patches as ``spec`` says to (B, F) features.
-    spec : ModelSpec
-        What the encoder expects; its classes are not used.
+    module : Module
+        Maps patches as ``spec`` says to (B, K) numbers.
+    spec : PatchSpec
+        What it expects.
+    outputs : Outputs
+        What they are, and how many, K.
     config, progress
         As for :func:`predict_store`.
 
     Returns
     -------
-    ndarray of shape (N, F), float32
+    ndarray of shape (N, K), float32
         In the order of the store.
 
     Raises
@@ -161,18 +170,15 @@ def extract_features(
         As :func:`predict_store`.
     """
     feed = _store_feed(store, spec)
-    width = _count_features(encoder, spec)
-    # features are outputs like classes to what runs the network
-    outputs = replace(spec, class_names=("",) * width, class_colors=("",) * width)
     progress = progress or NoProgress()
+    progress.start(outputs.what, len(store))
     devices = choose_devices(config.device)
-    progress.start("features", len(store))
-    features = run_network(encoder, feed, outputs, devices, config, progress)
-    _require_finite(features, spec)
-    return np.asarray(features.numpy(), dtype=np.float32)
+    given = run_network(module, feed, outputs, devices, config, progress)
+    require_finite(given, spec.name)
+    return np.asarray(given.numpy(), dtype=np.float32)
 
 
-def _store_feed(store: StoredPatches, spec: ModelSpec) -> Feed:
+def _store_feed(store: StoredPatches, spec: PatchSpec) -> Feed:
     """Choose what a model is given of the patches of a store, if it may be given them at all."""
     require_match(store, spec)
     if spec.input == "he":
@@ -183,17 +189,6 @@ def _store_feed(store: StoredPatches, spec: ModelSpec) -> Feed:
         f"model {spec.name} takes RGB patches, but the store holds H/E patches alone; "
         "preprocess the slide with --keep-rgb, or predict it with 'run --no-store'"
     )
-
-
-def _count_features(encoder: nn.Module, spec: ModelSpec) -> int:
-    """Send one blank patch through an encoder, on the device that it is on."""
-    parameter = next(encoder.parameters(), torch.empty(0))
-    blank = parameter.new_zeros((1, len(spec.mean), spec.patch_px, spec.patch_px))
-    was_training = encoder.training
-    with torch.inference_mode():
-        features: Tensor = encoder.eval()(blank)
-    encoder.train(was_training)
-    return features.shape[1]
 
 
 def predict_feed(
@@ -228,7 +223,8 @@ def predict_feed(
     progress = progress or NoProgress()
     devices = choose_devices(config.device)
     progress.start("predict", len(patches))
-    logits = run_network(model, feed, spec, devices, config, progress)
+    outputs = Outputs(model=spec.name, count=len(spec.class_names))
+    logits = run_network(model, feed, outputs, devices, config, progress)
     return Predictions(
         prob=_probabilities(logits, spec),
         xy=patches.xy,
@@ -241,14 +237,14 @@ def predict_feed(
     )
 
 
-def require_match(store: PlacedPatches, spec: ModelSpec) -> None:
+def require_match(store: PlacedPatches, spec: PatchSpec) -> None:
     """Refuse patches that the model was not trained for.
 
     Parameters
     ----------
     store : PlacedPatches
         The patches.
-    spec : ModelSpec
+    spec : PatchSpec
         What the model expects.
 
     Raises
@@ -275,16 +271,29 @@ def require_match(store: PlacedPatches, spec: ModelSpec) -> None:
 
 
 def _probabilities(logits: Tensor, spec: ModelSpec) -> NDArray[np.float32]:
-    _require_finite(logits, spec)
+    require_finite(logits, spec.name)
     return np.asarray(logits.softmax(dim=1).numpy(), dtype=np.float32)
 
 
-def _require_finite(outputs: Tensor, spec: ModelSpec) -> None:
-    """Check once, at the end, so that a GPU never waits for the check."""
+def require_finite(outputs: Tensor, name: str) -> None:
+    """Refuse outputs that are no numbers; once, at the end, so that a GPU never waits for it.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (N, K)
+        What a network gave.
+    name : str
+        Its name, for the message.
+
+    Raises
+    ------
+    ModelOutputError
+        Naming how many patches, and the first.
+    """
     wrong = ~torch.isfinite(outputs).all(dim=1)
     if wrong.any():
         raise ModelOutputError(
-            f"model {spec.name} gave values that are no numbers for {int(wrong.sum())} of "
+            f"model {name} gave values that are no numbers for {int(wrong.sum())} of "
             f"{len(outputs)} patches, first for patch {int(wrong.nonzero()[0])}; try --precision "
             "float32, and check that its normalisation is that of its training"
         )

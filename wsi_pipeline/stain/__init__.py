@@ -7,6 +7,7 @@ estimate says how far it may be trusted and why.
 from wsi_pipeline.stain.estimate import estimate_stain_matrix
 from wsi_pipeline.stain.gate import gate_pixels
 from wsi_pipeline.stain.kernel import unpack_counts
+from wsi_pipeline.stain.reference import REFERENCE
 from wsi_pipeline.stain.separate import (
     HeEncoder,
     decode_he,
@@ -20,6 +21,7 @@ from wsi_pipeline.stain.separate import (
 )
 
 __all__ = [
+    "REFERENCE",
     "HeEncoder",
     "decode_he",
     "encode_he",

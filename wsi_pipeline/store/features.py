@@ -1,12 +1,12 @@
-"""Features of a slide's patches <-> HDF5 as CLAM and TRIDENT read and write it, or Zarr.
+"""Files of features -> the vectors of a slide, their places and their passport.
 
-One file per slide, named after it. Reads what those programs and STAMP write; pickles are not read.
-How features are computed is not known here.
+One file per slide, named after it. Reads what is written here and by CLAM, TRIDENT and STAMP, and
+AnnData; pickles are not read. How features are computed and written is not known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,12 @@ import zarr
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import FeaturesError
-from wsi_pipeline.files import replace_atomically, replace_folder
+from wsi_pipeline.store.passport import KEY, Passport
 
 FEATURE_NAMES = ("features", "feats")
 """Names of the array of features, ours first; STAMP writes the second."""
 
-SUFFIXES = (".h5", ".zarr")
-CHUNK_ROWS = 1024
-"""Vectors in one chunk of a Zarr array."""
+SUFFIXES = (".h5", ".h5ad", ".zarr")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +38,8 @@ class SlideFeatures:
         The vectors.
     xy : ndarray of shape (N, 2), int64, or None
         Top-left corners of the patches, level-0 px; None where the file has none.
-    about : dict
-        Plain values that say how the vectors were made: ``encoder`` (fingerprint of its weights),
-        ``encoder_name``, ``slide_fingerprint``, ``config_hash``.
+    passport : Passport or None
+        How the vectors were made; None for files of other programs.
     tiles : dict
         Plain values that describe the tiles, under the names that CLAM and TRIDENT use.
     """
@@ -50,7 +47,7 @@ class SlideFeatures:
     slide_id: str
     features: NDArray[np.float32]
     xy: NDArray[np.int64] | None
-    about: dict[str, Any] = field(default_factory=dict)
+    passport: Passport | None = None
     tiles: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,6 +55,11 @@ class SlideFeatures:
             raise ValueError(f"features must be (N, F), got {self.features.shape}")
         if self.xy is not None and self.xy.shape != (len(self.features), 2):
             raise ValueError(f"xy {self.xy.shape} does not match {len(self.features)} patches")
+
+    @property
+    def encoder(self) -> str | None:
+        """What identifies the encoder, where it is known."""
+        return None if self.passport is None else self.passport.identity
 
 
 class FeatureFacts(NamedTuple):
@@ -69,73 +71,34 @@ class FeatureFacts(NamedTuple):
         Number N of vectors.
     features : int
         Length F of each.
-    about : dict
-        As in :class:`SlideFeatures`; empty for files of other programs.
+    passport : Passport or None
+        How they were made; None for files of other programs.
     """
 
     patches: int
     features: int
-    about: dict[str, Any]
+    passport: Passport | None = None
 
-
-def write_features(path: Path, features: SlideFeatures) -> None:
-    """Write the features of a slide.
-
-    Parameters
-    ----------
-    path : Path
-        ``<slide_id>.h5`` or ``<slide_id>.zarr``; an older one is replaced once the new is whole.
-    features : SlideFeatures
-        With places; N = 0 is legal.
-
-    Notes
-    -----
-    Both formats hold ``features`` (N, F) float32 and ``coords`` (N, 2) int64: x and y of the
-    top-left corner in level-0 px. Attributes of ``coords`` are those that TRIDENT and CLAM read
-    (``patch_size``, ``patch_size_level0``, ``level0_magnification``, ``target_magnification``,
-    ``overlap``, ``patch_level``, ``downsample``, ``name``, ...); those of ``features`` say which
-    encoder made them.
-
-    Raises
-    ------
-    ValueError
-        If there are no places, or the name has another ending.
-    """
-    if features.xy is None:
-        raise ValueError("features are written with their places; xy is None")
-    _require_suffix(path)
-    arrays: dict[str, tuple[NDArray[Any], dict[str, Any]]] = {
-        "features": (features.features, features.about),
-        "coords": (features.xy, features.tiles),
-    }
-    if path.suffix == ".h5":
-        with replace_atomically(path) as partial, h5py.File(partial, "w") as file:
-            for name, (values, attributes) in arrays.items():
-                file.create_dataset(name, data=values).attrs.update(attributes)
-        return
-    with replace_folder(path) as partial:
-        group = zarr.create_group(partial, zarr_format=3)
-        for name, (values, attributes) in arrays.items():
-            chunks = (CHUNK_ROWS, *values.shape[1:])
-            array = group.create_array(
-                name, shape=values.shape, chunks=chunks, dtype=values.dtype, attributes=attributes
-            )
-            array[...] = values
+    @property
+    def encoder(self) -> str | None:
+        """What identifies the encoder, where it is known."""
+        return None if self.passport is None else self.passport.identity
 
 
 def read_features(path: Path) -> SlideFeatures:
-    """Read the features of a slide, written here or by CLAM, TRIDENT or STAMP.
+    """Read the features of a slide, written here or by CLAM, TRIDENT, STAMP or as AnnData.
 
     Parameters
     ----------
     path : Path
         ``.h5`` or ``.zarr``, with an array ``features`` (or ``feats``) of shape (N, F) or
-        (1, N, F), and places in ``coords`` where there are any.
+        (1, N, F), and places in ``coords`` where there are any; or ``.h5ad`` with a dense ``X``.
 
     Returns
     -------
     SlideFeatures
-        In float32, whatever was stored; named after the file.
+        In float32, whatever was stored; named after the file. Places in um, as STAMP has them,
+        become level-0 px where the passport says the slide's resolution, and are None elsewhere.
 
     Raises
     ------
@@ -143,12 +106,10 @@ def read_features(path: Path) -> SlideFeatures:
         If the file is missing or damaged, has no such array, or holds values that are no numbers.
     """
     with _opened(path) as file:
-        stored = _stored(path, file)
-        values = np.asarray(stored[...], dtype=np.float32)
+        found = _source(path, file)
+        values = np.asarray(found.values[...], dtype=np.float32)
         values = values.reshape(values.shape[-2:])
-        xy = np.asarray(file["coords"][...]).reshape(-1, 2) if "coords" in file else None
-        about = _plain(stored.attrs)
-        tiles = _plain(file["coords"].attrs) if "coords" in file else {}
+        xy = found.read_xy()
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values).all(axis=1)).sum())
         raise FeaturesError(
@@ -160,16 +121,12 @@ def read_features(path: Path) -> SlideFeatures:
             f"{path} has {len(xy)} places for {len(values)} patches; compute the features again"
         )
     return SlideFeatures(
-        slide_id=path.stem,
-        features=values,
-        xy=None if xy is None else xy.astype(np.int64),
-        about=about,
-        tiles=tiles,
+        slide_id=path.stem, features=values, xy=xy, passport=found.passport, tiles=found.tiles
     )
 
 
 def describe_features(path: Path) -> FeatureFacts:
-    """Read the shape and origin of a file of features, not the features.
+    """Read the shape and passport of a file of features, not the features.
 
     Raises
     ------
@@ -177,18 +134,20 @@ def describe_features(path: Path) -> FeatureFacts:
         If the file is missing or damaged, or has no array of features.
     """
     with _opened(path) as file:
-        stored = _stored(path, file)
-        patches, width = stored.shape[-2:]
-        return FeatureFacts(int(patches), int(width), _plain(stored.attrs))
+        found = _source(path, file)
+        patches, width = found.values.shape[-2:]
+        return FeatureFacts(int(patches), int(width), found.passport)
 
 
-def find_features(paths: Sequence[Path]) -> dict[str, Path]:
+def find_features(paths: Sequence[Path], *, unique: bool = True) -> dict[str, Path]:
     """Find files of features, given themselves or by their folder.
 
     Parameters
     ----------
     paths : sequence of Path
         Files, or folders that hold them; the folder that CLAM fills holds them in ``h5_files``.
+    unique : bool
+        Refuse two files of one slide. Otherwise they are named by their paths.
 
     Returns
     -------
@@ -205,9 +164,12 @@ def find_features(paths: Sequence[Path]) -> dict[str, Path]:
         files = [path] if path.suffix in SUFFIXES else _inside(path)
         if not files:
             raise FeaturesError(
-                f"{path} holds no .h5 or .zarr; compute features with 'wsi-pipeline features'"
+                f"{path} holds no {', '.join(SUFFIXES)}; make some with 'wsi-pipeline features'"
             )
         for file in files:
+            if not unique:
+                found[str(file)] = file
+                continue
             if file.stem in found:
                 raise FeaturesError(
                     f"{found[file.stem]} and {file} are both of slide {file.stem}; give one"
@@ -227,17 +189,12 @@ def _inside(folder: Path) -> list[Path]:
     ]
 
 
-def _require_suffix(path: Path) -> None:
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} must end in {' or '.join(SUFFIXES)}")
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a file of either format; whatever is wrong with it becomes one error."""
     if path.suffix not in SUFFIXES or not path.exists():
         raise FeaturesError(
-            f"{path} is no file of features; give an existing {' or '.join(SUFFIXES)} file"
+            f"{path} is no file of features; give an existing {', '.join(SUFFIXES)} file"
         )
     try:
         if path.suffix == ".zarr":
@@ -249,17 +206,71 @@ def _opened(path: Path) -> Iterator[Any]:
         raise FeaturesError(f"{path} cannot be read as features: {error}") from error
 
 
-def _stored(path: Path, file: Any) -> Any:  # noqa: ANN401 -- of either library
-    """Return the array of features, unread."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The parts of an open file, of whichever layout; arrays are not yet read."""
+
+    values: Any
+    read_xy: Callable[[], NDArray[np.int64] | None]
+    passport: Passport | None
+    tiles: dict[str, Any]
+
+
+def _source(path: Path, file: Any) -> _Source:  # noqa: ANN401 -- of either library
+    if path.suffix == ".h5ad":
+        return _annotated(path, file)
     name = next((name for name in FEATURE_NAMES if name in file), None)
     if name is None:
         raise FeaturesError(
             f"{path} has no array {' or '.join(FEATURE_NAMES)}, only {', '.join(sorted(file))}"
         )
-    shape = file[name].shape
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
-        raise FeaturesError(f"{path} has features of shape {shape}; they must be (N, F)")
-    return file[name]
+    values = file[name]
+    if len(values.shape) not in (2, 3) or (len(values.shape) == 3 and values.shape[0] != 1):
+        raise FeaturesError(f"{path} has features of shape {values.shape}; they must be (N, F)")
+    about = _plain(file.attrs) | _plain(values.attrs)
+    passport = _passport(path, about.get(KEY))
+    tiles = _plain(file["coords"].attrs) if "coords" in file else {}
+    in_um = about.get("unit") == "um"
+
+    def read_xy() -> NDArray[np.int64] | None:
+        if "coords" not in file:
+            return None
+        places = np.asarray(file["coords"][...]).reshape(-1, 2)
+        return _to_pixels(places, passport) if in_um else places.astype(np.int64)
+
+    return _Source(values, read_xy, passport, tiles)
+
+
+def _annotated(path: Path, file: Any) -> _Source:  # noqa: ANN401 -- of h5py
+    """Find the parts of an AnnData file: ``X``, ``obs/x`` and ``obs/y``, and ``uns``."""
+    values = file["X"]
+    if not isinstance(values, h5py.Dataset) or len(values.shape) != 2:
+        raise FeaturesError(f"{path} has no dense matrix X of shape (N, F)")
+
+    def read_xy() -> NDArray[np.int64] | None:
+        obs = file["obs"]
+        if "x" not in obs or "y" not in obs:
+            return None
+        return np.stack([np.asarray(obs[axis][...], dtype=np.int64) for axis in "xy"], axis=1)
+
+    text = file["uns"][KEY][()] if "uns" in file and KEY in file["uns"] else None
+    text = text.decode() if isinstance(text, bytes) else text
+    return _Source(values, read_xy, _passport(path, text), {})
+
+
+def _passport(path: Path, text: str | None) -> Passport | None:
+    if text is None:
+        return None
+    try:
+        return Passport.from_json(text)
+    except FeaturesError as error:
+        raise FeaturesError(f"{path}: {error}") from error
+
+
+def _to_pixels(places_um: NDArray[Any], passport: Passport | None) -> NDArray[np.int64] | None:
+    """Turn places in um into level-0 px, where it is known how large those are."""
+    mpp = None if passport is None else passport.slide.get("mpp")
+    return None if mpp is None else np.rint(places_um / mpp).astype(np.int64)
 
 
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:

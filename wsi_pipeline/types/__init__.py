@@ -6,7 +6,16 @@ or writes files.
 """
 
 from wsi_pipeline.types.explanations import StainExplanations
-from wsi_pipeline.types.predictions import Heatmap, ModelSpec, Origin, PatchInput, Predictions
+from wsi_pipeline.types.predictions import (
+    EncoderSpec,
+    Heatmap,
+    Interpolation,
+    ModelSpec,
+    Origin,
+    PatchInput,
+    PatchSpec,
+    Predictions,
+)
 from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
 from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
 from wsi_pipeline.types.stains import STAIN_CONVENTION, StainEstimate, StainMatrix, StainVerdict
@@ -15,12 +24,15 @@ from wsi_pipeline.types.tiles import TileGrid, TileReason, TileSpec
 __all__ = [
     "STAIN_CONVENTION",
     "Area",
+    "EncoderSpec",
     "Heatmap",
+    "Interpolation",
     "ModelSpec",
     "MppSource",
     "NoProgress",
     "Origin",
     "PatchInput",
+    "PatchSpec",
     "Predictions",
     "Progress",
     "SlideInfo",

@@ -14,23 +14,22 @@ from wsi_pipeline.types.stains import STAIN_CONVENTION
 PatchInput = Literal["he", "rgb"]
 """What a model sees of a patch: its two stains, or its colours."""
 
+Interpolation = Literal["bilinear", "bicubic"]
+"""How patches are resized."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """What a trained model expects and gives, as the pipeline needs to know it.
+class PatchSpec:
+    """What patches a network expects.
 
     Attributes
     ----------
     name : str
-        Names the folder of the predictions.
-    class_names : tuple of str
-        One per output, in order.
-    class_colors : tuple of str
-        ``#rrggbb`` per class.
+        Names the network, and the folder of what it gives.
     mpp : float
         Resolution of the patches it was trained on, um/px.
     patch_px : int
-        Side of its input, px.
+        Side of the patches it is given, px; larger ones are cropped to their centre.
     mean, std : tuple of float
         Normalisation of each channel after scaling to [0, 1].
     input : {"he", "rgb"}
@@ -40,8 +39,6 @@ class ModelSpec:
     """
 
     name: str
-    class_names: tuple[str, ...]
-    class_colors: tuple[str, ...]
     mpp: float
     patch_px: int
     mean: tuple[float, ...]
@@ -85,6 +82,51 @@ class Origin:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, the name of the run among them."""
         return {**asdict(self), "run_id": self.run_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec(PatchSpec):
+    """What a trained model expects and gives, as the pipeline needs to know it.
+
+    Attributes
+    ----------
+    class_names : tuple of str
+        One per output, in order.
+    class_colors : tuple of str
+        ``#rrggbb`` per class.
+    """
+
+    class_names: tuple[str, ...]
+    class_colors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec(PatchSpec):
+    """What an encoder expects and gives: patches in, features out, no classes.
+
+    Attributes
+    ----------
+    features : int
+        Length of the vector that it gives of a patch.
+    resize_px : int or None
+        Patches are resized to this side first, against aliasing and to whole counts; not at all
+        if None.
+    input_px : int or None
+        Then their centre of this side is cut out; the whole if None.
+    interpolation : {"bilinear", "bicubic"}
+        How they are resized.
+    pooling : str
+        How its tokens became one vector, in words.
+    precision : str
+        Arithmetic it was published with, which GPUs use; empty for that of any other network.
+    """
+
+    features: int
+    resize_px: int | None = None
+    input_px: int | None = None
+    interpolation: Interpolation = "bilinear"
+    pooling: str = ""
+    precision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from wsi_models.encoders.registry import (
     find_encoder,
     load_encoder,
     read_cards,
+    with_choices,
 )
 from wsi_models.encoders.weights import find_weights, read_encoder_weights, where
 
@@ -34,4 +35,5 @@ __all__ = [
     "read_cards",
     "read_encoder_weights",
     "where",
+    "with_choices",
 ]

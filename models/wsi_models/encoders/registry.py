@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from wsi_models.encoders.base import LoadedEncoder, PatchEncoder, digest_tensors
-from wsi_models.encoders.card import EncoderCard
+from wsi_models.encoders.card import EncoderCard, Pooling
 from wsi_models.encoders.errors import EncoderError
 from wsi_models.encoders.layouts import to_module
 from wsi_models.encoders.lite_network import LiteEncoder
@@ -119,6 +120,52 @@ def read_cards(text: str, origin: str) -> dict[str, PatchEncoder]:
     except tomllib.TOMLDecodeError as error:
         raise EncoderError(f"{origin} cannot be read as TOML: {error}") from error
     return {name: _from_row(name, row, origin) for name, row in rows.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Recut:
+    """An encoder of another package, with tiles of another size."""
+
+    encoder: PatchEncoder
+    card: EncoderCard
+
+    def build(self) -> nn.Module:
+        """Build its network."""
+        return self.encoder.build()
+
+
+def with_choices(
+    encoder: PatchEncoder, *, pooling: Pooling | None = None, tile_px: int | None = None
+) -> PatchEncoder:
+    """Choose how an encoder pools, and from which tiles its input is made.
+
+    Parameters
+    ----------
+    encoder : PatchEncoder
+        The encoder.
+    pooling : {"class", "mean", "class+mean"} or None
+        As published if None.
+    tile_px : int or None
+        Side of the tiles, px, which are resized to its input; as published if None.
+
+    Returns
+    -------
+    PatchEncoder
+        The encoder, with another card where something else was chosen.
+
+    Raises
+    ------
+    ValueError
+        If it pools on its own, or a tile has no pixels.
+    """
+    card = encoder.card
+    card = card if pooling is None else card.pooled(pooling)
+    card = card if tile_px is None else card.cut_from(tile_px)
+    if card is encoder.card:
+        return encoder
+    if card.library in _LIBRARIES:
+        return _LIBRARIES[card.library](card)
+    return _Recut(encoder, card)
 
 
 def load_encoder(

@@ -60,18 +60,9 @@ def build_anndata(result: SlideResult) -> AnnData:
         ``wsi_pipeline``, where it all is from, as JSON, and ``spatial``, the thumbnail as squidpy
         looks for it.
     """
-    anndata = import_optional("anndata", "anndata")
-    import pandas as pd  # comes with anndata
-
     found, records = result.predictions, result.records
     matrix, names = _matrix(result)
-    centres = found.xy + found.extent / 2
-    data: AnnData = anndata.AnnData(
-        X=matrix,
-        obs=_tiles(result),
-        var=pd.DataFrame(index=pd.Index(names, dtype=object)),
-        obsm={"spatial": centres, "spatial_um": centres * result.mpp},
-    )
+    data = gather_tiles(matrix, names, _tiles(result), found.xy + found.extent / 2, result.mpp)
     scale = records.thumbnail.shape[1] / records.slide.size_wh[0]
     data.uns["wsi_pipeline"] = json.dumps(result.provenance())
     data.uns["spatial"] = {
@@ -86,22 +77,61 @@ def build_anndata(result: SlideResult) -> AnnData:
     return data
 
 
+def gather_tiles(
+    matrix: NDArray[np.float32],
+    names: Sequence[str],
+    tiles: pd.DataFrame,
+    centres: NDArray[np.floating],
+    mpp: float,
+) -> AnnData:
+    """Make the AnnData of the tiles of a slide.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (N, M), float32
+        A row per tile.
+    names : sequence of M str
+        Its columns.
+    tiles : DataFrame
+        A row per tile, with ``x`` and ``y`` (top-left corner, level-0 px) among its columns.
+    centres : ndarray of shape (N, 2)
+        Centres of the tiles, level-0 px.
+    mpp : float
+        Resolution at level 0, um/px.
+
+    Raises
+    ------
+    ExportError
+        If anndata is not installed.
+    """
+    anndata = import_optional("anndata", "anndata")
+    import pandas as pd  # comes with anndata
+
+    data: AnnData = anndata.AnnData(
+        X=matrix,
+        obs=tiles,
+        var=pd.DataFrame(index=pd.Index(names, dtype=object)),
+        obsm={"spatial": centres, "spatial_um": centres * mpp},
+    )
+    return data
+
+
 def _tiles(result: SlideResult) -> pd.DataFrame:
     import pandas as pd
 
     found, count = result.predictions, len(result.predictions)
     verdict = str(result.records.stain.verdict)
     columns = {
-        "slide_id": _categories([0] * count, [result.slide_id]),
+        "slide_id": categories([0] * count, [result.slide_id]),
         "row": found.rc[:, 0],
         "col": found.rc[:, 1],
         "x": found.xy[:, 0],
         "y": found.xy[:, 1],
-        "label": _categories(found.label, found.class_names),
+        "label": categories(found.label, found.class_names),
         "entropy": found.entropy,
         "tissue_fraction": result.records.tissue_fraction,
         "piece": result.tile_pieces,
-        "stain_verdict": _categories([0] * count, [verdict]),
+        "stain_verdict": categories([0] * count, [verdict]),
     }
     for index, name in enumerate(found.class_names):
         columns[f"prob_{name}"] = found.prob[:, index]
@@ -109,7 +139,7 @@ def _tiles(result: SlideResult) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
 
 
-def _categories(codes: ArrayLike, names: Sequence[str]) -> pd.Categorical:
+def categories(codes: ArrayLike, names: Sequence[str]) -> pd.Categorical:
     """Make a column of a few names; as Python strings, the only ones all readers know."""
     import pandas as pd
 

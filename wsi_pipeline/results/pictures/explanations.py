@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,6 +25,14 @@ SMALL, TEXT, HEADING = 7.5, 9.0, 11.0
 
 PANEL = 1.35
 """Side of a panel, inches."""
+
+LEFT, HEAD, ROW = 0.2, 0.9, PANEL + 0.5
+"""Margin, height of the title, and height of a row, inches."""
+
+LEGEND = (
+    "colours, hematoxylin, eosin; red speaks for the class, blue against it; numbers: how far the "
+    "stain puts the class above the mean of all"
+)
 
 FOR, AGAINST = (0.70, 0.09, 0.17), (0.13, 0.40, 0.67)
 """Red and blue of a scale that people with any colour vision tell apart."""
@@ -82,51 +90,36 @@ def explanations_figure(title: str, stains: StainMatrix, patches: list[Explained
     names = list(dict.fromkeys(patch.class_name for patch in patches))
     rows = [[patch for patch in patches if patch.class_name == name] for name in names]
     per_row = max((len(row) for row in rows), default=1)
-    width, height = 3 * per_row * PANEL + 0.4, max(1, len(rows)) * (PANEL + 0.5) + 0.9
-    figure = Figure(figsize=(max(width, 6.0), height), dpi=DPI, facecolor="white")
+    width = max(3 * per_row * PANEL + 2 * LEFT, 6.0)
+    figure = Figure(figsize=(width, max(1, len(rows)) * ROW + HEAD), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    total = figure.get_size_inches()
-    figure.text(
-        0.2 / total[0],
-        1 - 0.3 / total[1],
-        title,
-        fontsize=HEADING + 1,
-        weight="bold",
-        parse_math=False,
-    )
-    figure.text(
-        0.2 / total[0],
-        1 - 0.52 / total[1],
-        "colours, hematoxylin, eosin; red speaks for the class, blue against it; numbers: how far "
-        "the stain puts the class above the mean of all",
-        fontsize=SMALL,
-        color="#444444",
-    )
+    _write(figure, 0.3, title, fontsize=HEADING + 1, weight="bold")
+    _write(figure, 0.52, LEGEND, fontsize=SMALL, color="#444444")
     strongest = max((float(np.abs(patch.maps).max()) for patch in patches), default=0.0)
     for line, row in enumerate(rows):
-        top = total[1] - 0.9 - line * (PANEL + 0.5)
-        figure.text(
-            0.2 / total[0],
-            (top + 0.08) / total[1],
-            row[0].class_name,
-            fontsize=TEXT,
-            weight="bold",
-            color=row[0].class_color,
-            parse_math=False,
-        )
+        top = HEAD + line * ROW
+        color = row[0].class_color
+        _write(figure, top - 0.08, names[line], fontsize=TEXT, weight="bold", color=color)
         for place, patch in enumerate(row):
-            left = 0.2 + 3 * place * PANEL
             for panel in range(3):
-                axes = figure.add_axes(
-                    (
-                        (left + panel * PANEL) / total[0],
-                        (top - PANEL) / total[1],
-                        0.96 * PANEL / total[0],
-                        0.96 * PANEL / total[1],
-                    )
-                )
+                axes = _add_panel(figure, LEFT + (3 * place + panel) * PANEL, top)
                 _draw_panel(axes, patch, panel, stains, strongest)
     return figure
+
+
+def _write(figure: Figure, below: float, text: str, **look: Any) -> None:  # noqa: ANN401
+    """Write a line so many inches below the top; names are written as they are."""
+    width, height = figure.get_size_inches()
+    figure.text(LEFT / width, 1 - below / height, text, parse_math=False, **look)
+
+
+def _add_panel(figure: Figure, left: float, below: float) -> Axes:
+    """Make room for a picture, its place in inches from the left and the top."""
+    width, height = figure.get_size_inches()
+    side = 0.96 * PANEL
+    return figure.add_axes(
+        (left / width, 1 - (below + PANEL) / height, side / width, side / height)
+    )
 
 
 def _draw_panel(

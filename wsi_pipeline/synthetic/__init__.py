@@ -7,6 +7,7 @@ exercise every stage; it is no model of disease, and a network trained on it kno
 """
 
 from wsi_pipeline.synthetic.annotations import write_areas
+from wsi_pipeline.synthetic.layout import Content
 from wsi_pipeline.synthetic.restaining import draw_stains, plan_virtual_slides, restain
 from wsi_pipeline.synthetic.scene import SyntheticSlide, default_stains
 from wsi_pipeline.synthetic.truth import CLASS_COLORS, CLASS_NAMES, SyntheticTruth
@@ -15,6 +16,7 @@ from wsi_pipeline.synthetic.write import write_synthetic_slide
 __all__ = [
     "CLASS_COLORS",
     "CLASS_NAMES",
+    "Content",
     "SyntheticSlide",
     "SyntheticTruth",
     "default_stains",

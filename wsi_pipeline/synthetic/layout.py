@@ -23,6 +23,39 @@ _TISSUES = len(CLASS_NAMES) - 1
 _EDGE_SHARPNESS = 5.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """Which classes a slide holds, and how much.
+
+    Attributes
+    ----------
+    region_um : float or None
+        Typical width of a region of one class, um; about a third of the slide's shorter side, 800
+        um at most, if not given.
+    without : str or None
+        A class that no region has: those that would are of the class after it.
+    focus : str or None
+        A class that fills a disc in the middle of the first island of tissue, whatever else lies
+        there: a slide in which few tiles are of a class.
+    focus_um : float
+        Width of the disc, um.
+    """
+
+    region_um: float | None = None
+    without: str | None = None
+    focus: str | None = None
+    focus_um: float = 400.0
+
+    def __post_init__(self) -> None:
+        unknown = [
+            name for name in (self.without, self.focus) if name and name not in CLASS_NAMES[1:]
+        ]
+        if unknown:
+            raise ValueError(
+                f"there is no tissue {unknown[0]!r}; choose among {', '.join(CLASS_NAMES[1:])}"
+            )
+
+
 @dataclass(frozen=True)
 class Layout:
     """The plan of a slide.
@@ -75,7 +108,7 @@ class Layout:
 
 
 def plan_slide(
-    size_wh: tuple[int, int], mpp: float, seed: int, region_um: float | None = None
+    size_wh: tuple[int, int], mpp: float, seed: int, content: Content | None = None
 ) -> Layout:
     """Lay out a slide.
 
@@ -87,19 +120,20 @@ def plan_slide(
         Resolution, um/px.
     seed : int
         Decides every outline.
-    region_um : float or None
-        Typical width of a region of one class; about a third of the slide's shorter side, 800 um
-        at most, if not given.
+    content : Content or None
+        Which classes it holds.
 
     Returns
     -------
     Layout
-        The plan. Any two by two neighbouring regions hold all four tissue classes.
+        The plan. Any two by two neighbouring regions hold all four tissue classes, unless one is
+        left out.
     """
     downsample = max(1, round(MAP_UM / mpp))
     width, height = (-(-side // downsample) for side in size_wh)
     pixel_um = downsample * mpp
-    region = region_um or min(800.0, min(size_wh) * mpp / 3.2)
+    content = content or Content()
+    region = content.region_um or min(800.0, min(size_wh) * mpp / 3.2)
     noise = NoiseField(seed)
     class_map = np.empty((height, width), dtype=np.uint8)
     for top in range(0, height, _ROWS_AT_ONCE):
@@ -108,7 +142,22 @@ def plan_slide(
         tissue = _island_field(window, (width, height), pixel_um, noise, seed) > 0
         regions = _region_classes(window, region / pixel_um, noise, seed)
         class_map[top : top + rows] = np.where(tissue, regions, 0)
+    if content.without is not None:
+        code = CLASS_NAMES.index(content.without)
+        class_map[class_map == code] = code % _TISSUES + 1
+    if content.focus is not None:
+        _paint_focus(class_map, content, pixel_um)
     return Layout(class_map=class_map, downsample=downsample)
+
+
+def _paint_focus(class_map: NDArray[np.uint8], content: Content, pixel_um: float) -> None:
+    """Fill a disc in the middle of the first island."""
+    height, width = class_map.shape
+    rows, cols = (max(1, round(side * pixel_um / _ISLAND_UM)) for side in (height, width))
+    y, x = np.ogrid[:height, :width]
+    far = np.hypot(y + 0.5 - height / rows / 2, x + 0.5 - width / cols / 2)
+    disc = (far * pixel_um <= content.focus_um / 2) & (class_map > 0)
+    class_map[disc] = CLASS_NAMES.index(content.focus or "")
 
 
 def _island_field(

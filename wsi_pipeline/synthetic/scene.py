@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_pipeline.synthetic.layout import plan_slide
+from wsi_pipeline.synthetic.layout import Content, plan_slide
 from wsi_pipeline.synthetic.noise import Window
 from wsi_pipeline.synthetic.tissue import TissuePainter
 from wsi_pipeline.synthetic.truth import SyntheticTruth
@@ -48,8 +48,8 @@ class SyntheticSlide:
         Decides everything drawn.
     stains : StainMatrix or None
         Vectors to stain with and light of the glass; :func:`default_stains` if not given.
-    region_um : float or None
-        Typical width of a region of one class, um; a third of the slide, 800 at most, if not given.
+    content : Content or None
+        Which classes it holds; all four in regions of equal size if not given.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SyntheticSlide:
         mpp: float = 0.5,
         seed: int = 0,
         stains: StainMatrix | None = None,
-        region_um: float | None = None,
+        content: Content | None = None,
     ) -> None:
         if min(size_wh) < 1 or not mpp > 0:
             raise ValueError(f"a slide needs pixels and a resolution, got {size_wh} at {mpp} um/px")
@@ -66,7 +66,7 @@ class SyntheticSlide:
         self._mpp = mpp
         self._seed = seed
         self._stains = stains or default_stains()
-        self._layout = plan_slide(size_wh, mpp, seed, region_um)
+        self._layout = plan_slide(size_wh, mpp, seed, content)
         self._painter = TissuePainter(self._layout, mpp, seed)
 
     def block(self, column: int, row: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -21,6 +21,7 @@ from wsi_pipeline.synthetic.scene import BLOCK_PX, SyntheticSlide
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wsi_pipeline.synthetic.layout import Content
     from wsi_pipeline.synthetic.truth import SyntheticTruth
     from wsi_pipeline.types import StainMatrix
 
@@ -38,7 +39,7 @@ def write_synthetic_slide(
     mpp: float = 0.5,
     seed: int = 0,
     stains: StainMatrix | None = None,
-    region_um: float | None = None,
+    content: Content | None = None,
 ) -> SyntheticTruth:
     """Write a synthetic H&E slide as a pyramidal TIFF.
 
@@ -55,15 +56,15 @@ def write_synthetic_slide(
     stains : StainMatrix or None
         Vectors to stain with and light of the glass; the mean vectors of the 420 slides published
         with CLASS-M on glass of 247 if not given. Its maxima are not used: drawing decides them.
-    region_um : float or None
-        Typical width of a region of one class, um; a third of the slide, 800 at most, if not given.
+    content : Content or None
+        Which classes it holds; all four in regions of equal size if not given.
 
     Returns
     -------
     SyntheticTruth
         Class map, mask, stains and resolution of what was drawn.
     """
-    slide = SyntheticSlide(size_wh, mpp, seed, stains, region_um)
+    slide = SyntheticSlide(size_wh, mpp, seed, stains, content)
     counts = np.zeros((2, len(_BINS) - 1), dtype=np.int64)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent)))

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from tests.passports import some_passport
 from wsi_pipeline.cli import main
 from wsi_pipeline.results.export.features import Layout, write_features
-from wsi_pipeline.store.features import SlideFeatures, read_features
+from wsi_pipeline.store.features import SlideFeatures, find_features, read_features
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -65,7 +65,7 @@ def encoded(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_slides_give_features_without_a_store(encoded: Path) -> None:
-    assert sorted(path.name for path in encoded.iterdir() if path.suffix) == ["a.h5", "b.h5"]
+    assert sorted(find_features([encoded])) == ["a", "b"]
     found = read_features(encoded / "a.h5")
     assert found.features.shape[1] == 1280
     assert len(found.features) > 3
@@ -83,10 +83,22 @@ def test_finished_slides_are_kept_and_others_done(slides: Path, encoded: Path) -
     first = (encoded / "a.h5").stat().st_mtime_ns
     (encoded / "b.h5").unlink()
     again = ("features", slides, "--encoder", "efficientnet-lite0", "--out", encoded, *FEW)
-    done = call(*again, "--json")
+    done = call(*again, "--quiet", "--json")
     assert done.exit_code == 0
     assert (encoded / "a.h5").stat().st_mtime_ns == first
     assert (encoded / "b.h5").exists()
+    report = json.loads(done.stdout)
+    assert {o["slide_id"]: o["reused"] for o in report["outcomes"]} == {"a": True, "b": False}
+    second = json.loads((encoded / "run.json").read_text())
+    assert [o["files"]["features"] for o in second["outcomes"]] == ["a.h5", "b.h5"]
+
+
+def test_parts_of_the_slides_are_done_apart(slides: Path, encoded: Path) -> None:
+    part = call(
+        "features", slides, "--encoder", "efficientnet-lite0", "--out", encoded, *FEW, "--quiet",
+        "--json", "--shard-index", "1", "--shard-count", "2",
+    )  # fmt: skip
+    assert [o["slide_id"] for o in json.loads(part.stdout)["outcomes"]] == ["b"]
 
 
 def test_bad_slide_does_not_stop_the_rest(slides: Path, tmp_path: Path) -> None:
@@ -101,6 +113,7 @@ def test_bad_slide_does_not_stop_the_rest(slides: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a.h5").exists()
 
 
+@pytest.mark.slow
 def test_tiles_pooling_and_stains_can_be_chosen_and_are_recorded(
     slides: Path, tmp_path: Path
 ) -> None:
@@ -126,6 +139,7 @@ def test_tiles_pooling_and_stains_can_be_chosen_and_are_recorded(
     assert "pools as its network does it" in refused.output
 
 
+@pytest.mark.slow
 def test_bundles_encode_slides_too(slides: Path, tmp_path: Path) -> None:
     done = call("features", slides / "a.tif", "--model", "demo", "--out", tmp_path, *FEW, "--quiet")
     assert done.exit_code == 0, done.output

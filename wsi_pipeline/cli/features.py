@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_pipeline.cli.console import explained_errors, print_json, progress_bars
+from wsi_pipeline.cli.console import explained_errors, print_json
+from wsi_pipeline.cli.display import run_display
 from wsi_pipeline.cli.groups import GroupWithDefault
 from wsi_pipeline.cli.options import (
     Command,
@@ -16,6 +17,7 @@ from wsi_pipeline.cli.options import (
     output_options,
     resolve_config,
 )
+from wsi_pipeline.cli.runs import finish_run, share_of, worker_options
 
 if TYPE_CHECKING:
     from wsi_pipeline.predict.trained import TrainedEncoder
@@ -121,17 +123,18 @@ def load_chosen(values: dict[str, Any]) -> TrainedEncoder:
     help="Patch store of the slide whose stains are the target.  [default: the reference that "
     "came with Macenko's method]",
 )
+@click.option("--redo", is_flag=True, help="Compute also what is there already.")
+@worker_options
 @config_options("read", "tissue", "tile", "stain", "predict")
 @output_options
-def extract(
-    inputs: tuple[str, ...], out: Path, layout: str, as_json: bool, quiet: bool, **values: Any
-) -> None:
+def extract(inputs: tuple[str, ...], out: Path, layout: str, **values: Any) -> None:
     """Compute the features of slides, or of the patches of stores.
 
     \b
         wsi-pipeline features slides/ --encoder uni2-h --weights uni2-h.bin --out features
         wsi-pipeline features slides.csv --encoder efficientnet-lite0 --out features
         wsi-pipeline features results --model my-bundle --out features
+        wsi-pipeline features slides/ --encoder uni2-h --out features --scheduler tcp://head:8786
         wsi-pipeline mil train features --labels slides.csv --model abmil --out runs/slides
 
     A slide is given as for 'run': file, folder, glob or CSV table. Tiles have the resolution and
@@ -140,31 +143,27 @@ def extract(
     command goes on where it was. The exit code is 1 when a slide failed; the others are done.
     """
     from wsi_pipeline.models import encoder_defaults
-    from wsi_pipeline.predict.features import EncodeOptions
     from wsi_pipeline.results.export.features import Layout
-    from wsi_pipeline.run.features import encode_inputs
-    from wsi_pipeline.run.one_features import FeatureOptions
+    from wsi_pipeline.run.features import FeatureChoices, find_sources, run_features
+    from wsi_pipeline.run.folder import RunOptions
 
     with explained_errors():
         target = _target(values.pop("normalise"), values.pop("normalise_to"))
         encoder = load_chosen(values)
         click.echo(f"Encoder {encoder.spec.name} was trained on: {encoder.trained_on}.", err=True)
-        options = FeatureOptions(
+        options = RunOptions(
             out=out,
-            encode=EncodeOptions(encoder=encoder, target=target),
             config=resolve_config(values, encoder_defaults(encoder)),
-            layout=Layout(layout),
+            workers=values["workers"],
+            redo=values["redo"],
+            scheduler=values["scheduler"],
+            share=share_of(values["shard_index"], values["shard_count"]),
         )
-        with progress_bars(quiet or as_json) as progress:
-            done = encode_inputs(inputs, options, progress)
-    if as_json:
-        print_json(done.to_dict())
-    else:
-        click.echo("\n".join(map(str, done.files)))
-    for name, error in done.failed.items():
-        click.echo(f"{name} failed: {error}", err=True)
-    if done.failed:
-        raise SystemExit(1)
+        jobs = find_sources(inputs)
+        choices = FeatureChoices(layout=Layout(layout), target=target)
+        with run_display(values["quiet"] or values["as_json"]) as monitor:
+            report = run_features(jobs, options, encoder, choices, monitor)
+    finish_run(report, str(out), as_json=values["as_json"])
 
 
 def _target(normalise: str, store: Path | None) -> StainMatrix | None:

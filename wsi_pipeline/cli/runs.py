@@ -62,13 +62,7 @@ def run_options(command: Command) -> Command:
 def _machine_options() -> list[Callable[[Any], Any]]:
     """Return the options that say which machines do how much at a time."""
     return [
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            default=None,
-            help="Threads per slide that read and unmix.  [default: the cores, shared among the "
-            "slides at once]",
-        ),
+        *_worker_options(),
         click.option(
             "--slides-at-once",
             type=click.IntRange(min=1),
@@ -76,6 +70,32 @@ def _machine_options() -> list[Callable[[Any], Any]]:
             show_default=True,
             help="Slides prepared at a time, each in a process of its own if above 1. Pays with "
             "many cores and small slides; prediction runs beside it in any case.",
+        ),
+        click.option(
+            "--scratch",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="With --out s3://: local folder where the results of a slide lie until they are "
+            "complete and moved; with --scheduler one that all workers see.  [default: a "
+            "temporary folder]",
+        ),
+    ]
+
+
+def worker_options(command: Command) -> Command:
+    """Give a command what says who does its work: threads, a cluster, a part of the slides."""
+    for decorate in reversed(_worker_options()):
+        command = decorate(command)
+    return command
+
+
+def _worker_options() -> list[Callable[[Any], Any]]:
+    return [
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            default=None,
+            help="Threads per slide that read and unmix.  [default: the cores, shared among the "
+            "slides at once]",
         ),
         click.option(
             "--scheduler",
@@ -94,13 +114,6 @@ def _machine_options() -> list[Callable[[Any], Any]]:
             type=click.IntRange(min=1),
             help="Number of parts, $SLURM_ARRAY_TASK_COUNT. Every part may write to the same --out "
             "at the same time; one index.html shows them all.",
-        ),
-        click.option(
-            "--scratch",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="With --out s3://: local folder where the results of a slide lie until they are "
-            "complete and moved; with --scheduler one that all workers see.  [default: a "
-            "temporary folder]",
         ),
     ]
 
@@ -130,7 +143,7 @@ def execute_run(
     """
     from wsi_pipeline.run.slides import RunOptions, run_slides
 
-    share = _share(values["shard_index"], values["shard_count"])
+    share = share_of(values["shard_index"], values["shard_count"])
     jobs = find_slides(inputs, values["roi"], values.get("labels"), values["tissue_mask"])
     quiet = values["quiet"] or values["as_json"]
     with _results(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
@@ -185,7 +198,8 @@ def _results(
         yield place
 
 
-def _share(index: int | None, count: int | None) -> Share:
+def share_of(index: int | None, count: int | None) -> Share:
+    """Return the part of the slides that a command does; all if neither option is given."""
     if (index is None) != (count is None):
         raise click.UsageError("--shard-index and --shard-count need each other")
     if index is None or count is None:

@@ -35,7 +35,7 @@ from wsi_pipeline.slide.inputs import Share
 from wsi_pipeline.store import package_versions
 
 if TYPE_CHECKING:
-    from wsi_pipeline.predict.trained import TrainedModel
+    from wsi_pipeline.predict.trained import TrainedEncoder, TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,8 @@ class Crew:
 
     Attributes
     ----------
-    model : TrainedModel or None
-        Predicts, if given.
+    model : TrainedModel, TrainedEncoder or None
+        Predicts or encodes, if given.
     monitor : Monitor
         Told of slides and patches.
     last_stage : str
@@ -142,7 +142,7 @@ class Crew:
         die of a slide.
     """
 
-    model: TrainedModel | None
+    model: TrainedModel | TrainedEncoder | None
     monitor: Monitor
     last_stage: str
     decodes: Lane = Lane.PREPARE
@@ -203,7 +203,9 @@ def run_journeys(
     return report
 
 
-def _begin(records: Records, options: RunOptions, model: TrainedModel | None) -> RunReport:
+def _begin(
+    records: Records, options: RunOptions, model: TrainedModel | TrainedEncoder | None
+) -> RunReport:
     """Open the records of a folder and put on record that a run begins."""
     now = datetime.now(UTC)
     share = options.share
@@ -227,7 +229,7 @@ def _begin(records: Records, options: RunOptions, model: TrainedModel | None) ->
     return report
 
 
-def _describe(model: TrainedModel) -> dict[str, Any]:
+def _describe(model: TrainedModel | TrainedEncoder) -> dict[str, Any]:
     return {
         **asdict(model.spec),
         "fingerprint": model.fingerprint,

@@ -100,7 +100,7 @@ def prepare(
         files = options.relative({"patches": path})
         stages = {Stage.STORE.value: make_mark(options.out, origin, files)}
     return SlideOutcome(
-        **_describe(job, made.store), seconds=made.seconds, files=files, stages=stages
+        **describe_slide(job, made.store), seconds=made.seconds, files=files, stages=stages
     )
 
 
@@ -256,7 +256,7 @@ def predict_unstored(
             ),
         }
     return SlideOutcome(
-        **_describe(job, done.patches),
+        **describe_slide(job, done.patches),
         **_describe_predictions(done.predictions, model, options),
         seconds=done.seconds | watch.seconds,
         files=options.relative(table | views),
@@ -312,7 +312,7 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
     )
 
 
-def _describe(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
+def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
     """Gather what a record says of a slide and its tiles."""
     mpp_mm = patches.slide.mpp / 1000
     width, height = patches.slide.size_wh

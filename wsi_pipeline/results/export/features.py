@@ -69,6 +69,14 @@ def feature_file(out: Path, slide_id: str, layout: Layout) -> Path:
             return out / f"{slide_id}.h5"
 
 
+def feature_files(out: Path, slide_id: str, layout: Layout) -> dict[str, Path]:
+    """Name all files of the features of a slide, by kind; see :func:`feature_file`."""
+    files = {"features": feature_file(out, slide_id, layout)}
+    if layout is Layout.CLAM:
+        files["tensor"] = _tensor_file(out, slide_id)
+    return files
+
+
 def write_features(out: Path, features: SlideFeatures, layout: Layout = Layout.H5) -> Path:
     """Write the features of a slide.
 
@@ -106,7 +114,7 @@ def write_features(out: Path, features: SlideFeatures, layout: Layout = Layout.H
         case Layout.H5:
             _write_h5(path, features)
         case Layout.CLAM:
-            _write_tensor(out / "pt_files" / f"{features.slide_id}.pt", features)
+            _write_tensor(_tensor_file(out, features.slide_id), features)
             _write_h5(path, features)
         case Layout.STAMP:
             _write_stamp(path, features)
@@ -115,6 +123,10 @@ def write_features(out: Path, features: SlideFeatures, layout: Layout = Layout.H
         case Layout.ZARR:
             _write_zarr(path, features)
     return path
+
+
+def _tensor_file(out: Path, slide_id: str) -> Path:
+    return out / "pt_files" / f"{slide_id}.pt"
 
 
 def _arrays(

@@ -27,12 +27,15 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 _CODESTREAM, _TILE_PART = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
 """How a JPEG 2000 codestream and each of its tile-parts begin."""
 
+_LZW_CLEAR = 0x80
+"""First byte of an LZW stream: the upper bits of code 256, of 9 bits."""
+
 _ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 """Marker that says the three components are red, green and blue, not luminance and chroma."""
 
-_EMPTY_TAIL_SHARE, _EMPTY_TAIL_BYTES = 8, 64
-"""A coded tile of which the last eighth, and this many bytes, are zeros was never written to its
-end: what arithmetic coders write has no such runs."""
+_EMPTY_TAIL_BYTES = 32
+"""A coded tile that ends in so many zeros was never written to its end: what arithmetic coders
+write of a blank tile is hardly longer, and not zero."""
 
 _ARITHMETIC = frozenset(
     {
@@ -156,6 +159,8 @@ def segment_decoder(page: tifffile.TiffPage, tile_wh: tuple[int, int]) -> Decode
     def decode(data: bytes, index: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
         if compression in _ARITHMETIC:
             require_complete(data, tile_wh, is_jpeg2000=compression in _JPEG2000)
+        elif compression == tifffile.COMPRESSION.LZW:
+            _require_lzw(data)
         segment, _, _ = decoder(data, index)
         if segment is None:
             raise ValueError("it is empty")
@@ -174,14 +179,17 @@ def require_complete(data: bytes, tile_wh: tuple[int, int], *, is_jpeg2000: bool
     """
     if is_jpeg2000:
         _require_size(data, tile_wh)
-    written = data.rstrip(b"\0")
-    empty = len(data) - len(written)
-    if is_jpeg2000 and written.endswith(_END):
-        return
-    if empty >= _EMPTY_TAIL_BYTES and empty * _EMPTY_TAIL_SHARE >= len(data):
-        raise ValueError(f"its last {empty} of {len(data)} bytes were never written")
-    if is_jpeg2000:
+        if data.rstrip(b"\0").endswith(_END):
+            return
         _require_whole_tile_parts(data)
+    elif data.endswith(bytes(_EMPTY_TAIL_BYTES)):
+        raise ValueError("its last bytes were never written")
+
+
+def _require_lzw(data: bytes) -> None:
+    """Refuse a stream that does not begin by clearing the table: the decoder can die of it."""
+    if len(data) < 2 or data[0] != _LZW_CLEAR or data[1] >= _LZW_CLEAR:
+        raise ValueError("its LZW stream does not begin as one")
 
 
 def _require_size(data: bytes, tile_wh: tuple[int, int]) -> None:
@@ -196,12 +204,13 @@ def _require_size(data: bytes, tile_wh: tuple[int, int]) -> None:
 
 
 def _require_whole_tile_parts(data: bytes) -> None:
-    """Follow the lengths of a codestream's tile-parts; without end marker some may be missing."""
+    """Follow the lengths of a codestream's tile-parts, where the marker of its end is missing.
+
+    Some writers leave that marker out; then the last part ends with the data.
+    """
     place = data.find(_TILE_PART)
     while place >= 0 and data.startswith(_TILE_PART, place):
         length = int.from_bytes(data[place + 6 : place + 10], "big")
-        if not length:
-            return
-        place += length
-    if place < 0 or place > len(data):
-        raise ValueError("its JPEG 2000 stream ends early")
+        place = place + length if length else len(data)
+    if place != len(data):
+        raise ValueError(f"its JPEG 2000 stream of {len(data)} bytes has no end")

@@ -102,7 +102,7 @@ def test_a_slide_without_mpp_is_told_what_to_do_and_does_it(tmp_path: Path) -> N
         (("run", "nowhere.svs", "--out", "out"), 1, "names no slide"),
         (("run", "x.svs", "--out", "out", "--model", "none"), 1, "no model bundle 'none'"),
         (("preprocess", "x.svs", "--out", "out", "--mpp", "-1"), 2, "--mpp"),
-        (("preprocess", "x.svs", "--out", "out", "--reader", "magic"), 2, "magic"),
+        (("preprocess", "x.svs", "--out", "out", "--reader", "magic"), 1, "no such reader"),
         (("predict", "nowhere"), 2, "does not exist"),
         (("preprocess", "known.tif", "--out", "out", "--shard-index", "1"), 2, "--shard-count"),
         (("report", "nowhere"), 1, "no report of a run"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tifffile
 from tests.contracts.reading import whole
 from tests.contracts.slide_files import halved, picture, write_pyramid
 from wsi_pipeline.errors import UnsupportedSlideError
+from wsi_pipeline.slide.inputs import find_slides
 from wsi_pipeline.slide.readers import open_reader
 from wsi_pipeline.slide.readers.dicom import series_files, series_uid
 from wsi_pipeline.slide.readers.openslide_levels import sound_levels
@@ -81,3 +83,94 @@ def test_a_level_of_other_colours_is_found(tmp_path: Path) -> None:
     levels, left_out = sound_levels(tmp_path / "mixed.tif")
     assert levels == (0, 1, 3)
     assert "colours differ" in left_out[2]
+
+
+# --- folders and globs of instances ---
+
+
+def element(group: int, tag: int, representation: bytes, value: bytes) -> bytes:
+    value += (b"\0" if representation == b"UI" else b" ") * (len(value) % 2)
+    return struct.pack("<HH2sH", group, tag, representation, len(value)) + value
+
+
+def write_instance(path: Path, series: str, number: int = 0) -> None:
+    """Write enough of a DICOM file to be counted: preamble, and what names its series."""
+    meta = element(2, 0x10, b"UI", b"1.2.840.10008.1.2.1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        bytes(128)
+        + b"DICM"
+        + element(2, 0, b"UL", struct.pack("<I", len(meta)))
+        + meta
+        + element(0x20, 0x0D, b"UI", b"1.2.3")
+        + element(0x20, 0x0E, b"UI", series.encode())
+        + element(0x20, 0x13, b"IS", str(number).encode())
+    )
+
+
+def write_series(folder: Path, series: str = "1.2.3.4", count: int = 4) -> list[Path]:
+    files = [folder / f"{series}-{number}.dcm" for number in range(count)]
+    for number, file in enumerate(files):
+        write_instance(file, series, number)
+    return files
+
+
+def named(*inputs: Path | str) -> list[Path]:
+    return [job.path for job in find_slides([str(name) for name in inputs])]
+
+
+@pytest.mark.parametrize(
+    "foreign", [".DS_Store", "DICOMDIR", "LICENSE", "._1.2.3.4-0.dcm", "notes.txt", "Thumbs.db"]
+)
+def test_a_foreign_file_makes_no_slides_of_instances(tmp_path: Path, foreign: str) -> None:
+    write_series(tmp_path / "scan")
+    (tmp_path / "scan" / foreign).write_bytes(b"x")
+    assert named(tmp_path / "scan") == named(tmp_path) == [tmp_path / "scan"]
+
+
+def test_an_index_of_dicom_is_no_instance(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "scan")
+    write_instance(tmp_path / "scan" / "DICOMDIR", "9.9")
+    assert named(tmp_path) == [tmp_path / "scan"]
+    assert series_files(tmp_path / "scan") == tuple(files)
+
+
+def test_instances_of_two_slides_in_one_folder_are_two_slides(tmp_path: Path) -> None:
+    one, other = write_series(tmp_path, "1.1"), write_series(tmp_path, "2.2")
+    assert named(tmp_path) == [one[0], other[0]]
+    assert len({job.slide_id for job in find_slides([str(tmp_path)])}) == 2
+
+
+def test_a_series_beside_other_slides_is_named_by_an_instance(tmp_path: Path) -> None:
+    files = write_series(tmp_path)
+    write_pyramid(tmp_path / "a.tif", picture())
+    assert sorted(named(tmp_path)) == sorted([files[0], tmp_path / "a.tif"])
+
+
+@pytest.mark.parametrize("pattern", ["*.dcm", "1.2.3.4-[12].dcm"])
+def test_a_glob_of_instances_is_one_slide_per_series(tmp_path: Path, pattern: str) -> None:
+    write_series(tmp_path / "one")
+    write_series(tmp_path / "two", "1.2.3.4")
+    assert named(tmp_path / "*" / pattern) == [tmp_path / "one", tmp_path / "two"]
+    assert named(tmp_path / "one" / pattern) == [tmp_path / "one"]
+
+
+def test_instances_that_a_shell_lists_are_one_slide_per_series(tmp_path: Path) -> None:
+    one, other = write_series(tmp_path / "a", "1.1"), write_series(tmp_path / "a", "2.2")
+    third = write_series(tmp_path / "b", "3.3")
+    assert named(*one, *other, *third) == [one[0], other[0], tmp_path / "b"]
+    assert named(one[2]) == [one[2]]
+
+
+def test_instances_without_ending_are_found(tmp_path: Path) -> None:
+    for number in range(3):
+        write_instance(tmp_path / "scan" / f"0000000{number}", "1.2", number)
+    (tmp_path / "scan" / "README").write_text("no slide")
+    assert named(tmp_path) == [tmp_path / "scan"]
+    assert len(series_files(tmp_path / "scan")) == 3
+
+
+@pytest.mark.parametrize("suffix", [".czi", ".avs", ".CZI"])
+def test_every_format_of_openslide_is_found_in_folders(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"slide{suffix}").write_bytes(b"x")
+    assert named(tmp_path) == [tmp_path / f"slide{suffix}"]

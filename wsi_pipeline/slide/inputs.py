@@ -18,6 +18,8 @@ from wsi_files import UnreadableError
 from wsi_files.tables import read_table
 from wsi_pipeline.config import MAX_MPP, MIN_MPP
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.slide.readers.dicom import dicom_files, one_per_series, series_uid
+from wsi_pipeline.slide.readers.registry import foreign_suffixes
 
 if TYPE_CHECKING:
     from wsi_files.tables import Row
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 SLIDE_SUFFIXES = frozenset(
     {
         ".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu",
-        ".dcm",
+        ".avs", ".czi", ".dcm",
     }
 )  # fmt: skip
 """Files that a folder contributes. Plain images (PNG, JPEG) must be named: folders of slides
@@ -39,6 +41,7 @@ OTHER_NAMES = {"slide_mpp": "mpp", "patient": "group", "case_id": "group"}
 """What people call these columns after an option, or in tables of labels."""
 
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
+_DICOM = ".dcm"
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 MASK_SUFFIXES = (".geojson", ".json", ".xml", ".png", ".tif", ".tiff")
@@ -157,7 +160,8 @@ def find_slides(
 
 def _every_job(inputs: Sequence[str]) -> list[SlideJob]:
     """Gather what all inputs name; what a table says of a file beats its bare name."""
-    expanded = [(Path(name).suffix.lower() in TABLE_SUFFIXES, _expand(name)) for name in inputs]
+    names = [str(path) for path in _join_instances([Path(name) for name in inputs])]
+    expanded = [(Path(name).suffix.lower() in TABLE_SUFFIXES, _expand(name)) for name in names]
     said = {job.path.resolve() for is_table, jobs in expanded if is_table for job in jobs}
     gathered = []
     for is_table, jobs in expanded:
@@ -192,7 +196,7 @@ def _named(path: Path, name: str) -> list[Path]:
         # a link to nothing is a slide that fails with its reason, not one that was never there
         return [path]
     matches = (Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207 -- absolute patterns
-    return sorted(match for match in matches if not _is_hidden(match.name))
+    return _join_instances(sorted(match for match in matches if not _is_hidden(match.name)))
 
 
 def _slides_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
@@ -201,16 +205,15 @@ def _slides_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterato
     ``above`` holds the folders on the way, so that a link to one of them is not followed.
     """
     above = above | {folder.resolve()}
-    if _holds_dicom(folder):
-        yield folder
-        return
+    suffixes = SLIDE_SUFFIXES - {_DICOM} | foreign_suffixes()
+    yield from _series_of(folder)
     for entry in folder.iterdir():
         if _is_hidden(entry.name):
             continue
         if entry.is_dir():
             if entry.resolve() not in above and not _holds_results(entry):
                 yield from _slides_below(entry, above)
-        elif entry.suffix.lower() in SLIDE_SUFFIXES:
+        elif entry.suffix.lower() in suffixes:
             yield entry
 
 
@@ -224,10 +227,28 @@ def _holds_results(folder: Path) -> bool:
     return folder.suffix == ".zarr" or (folder / "run.json").exists()
 
 
-def _holds_dicom(folder: Path) -> bool:
-    """Whether the folder is itself a DICOM series: nothing in it but instances."""
-    files = [entry for entry in folder.iterdir() if entry.is_file() and not _is_hidden(entry.name)]
-    return bool(files) and all(entry.suffix.lower() == ".dcm" for entry in files)
+def _series_of(folder: Path) -> list[Path]:
+    """Name the DICOM slides in a folder: by the folder itself where there is no other slide."""
+    series = one_per_series(dicom_files(folder))
+    if len(series) == 1 and not any(
+        entry.suffix.lower() in SLIDE_SUFFIXES - {_DICOM} for entry in folder.iterdir()
+    ):
+        return [folder]
+    return series
+
+
+def _join_instances(files: Sequence[Path]) -> list[Path]:
+    """Put one name in place of the several files of a DICOM series; others stay as they are."""
+    together: dict[tuple[Path, str], list[Path]] = {}
+    for file in files:
+        is_instance = file.suffix.lower() == _DICOM and file.is_file()
+        key = (file.parent, series_uid(file)) if is_instance else (file, "")
+        together.setdefault(key, []).append(file)
+    joined = []
+    for (folder, _), members in together.items():
+        named = _series_of(folder) if len(members) > 1 else members
+        joined.append(folder if named == [folder] else members[0])
+    return joined
 
 
 def _read_table(path: Path) -> list[SlideJob]:

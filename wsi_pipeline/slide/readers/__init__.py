@@ -5,28 +5,26 @@ Chooses the reader; the libraries behind it are loaded when the first slide is o
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
-from wsi_pipeline.config import ReaderName
+from wsi_pipeline.config import READERS, ReaderName
 from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
 from wsi_pipeline.slide.readers.base import NotBrightfieldError, Reader
+from wsi_pipeline.slide.readers.registry import SlideFormat, find_format
 
-__all__ = ["Reader", "open_reader"]
-
-_ORDER = (ReaderName.TIFF, ReaderName.OPENSLIDE)
-"""Decoding TIFF tiles directly is several times faster; OpenSlide opens nearly everything."""
+__all__ = ["Reader", "SlideFormat", "open_reader"]
 
 
-def open_reader(path: Path, choice: ReaderName = ReaderName.AUTO) -> Reader:
+def open_reader(path: Path, choice: str = ReaderName.AUTO) -> Reader:
     """Open a slide with the best reader for it.
 
     Parameters
     ----------
     path : Path
         A slide file, or a folder holding one DICOM series.
-    choice : ReaderName
-        The reader to use; ``AUTO`` decodes TIFF files directly and leaves the rest to OpenSlide.
+    choice : str
+        Name of the reader to use; ``auto`` decodes TIFF files directly, leaves the rest to
+        OpenSlide, and what that does not open to the readers of installed packages.
 
     Returns
     -------
@@ -39,10 +37,12 @@ def open_reader(path: Path, choice: ReaderName = ReaderName.AUTO) -> Reader:
         If there is no such file, or it cannot be read at all.
     UnsupportedSlideError
         If no reader opens it; says why, for each reader.
+    ConfigError
+        If there is no reader of that name.
     """
     _require_file(path)
     refusals: list[str] = []
-    for name in _ORDER if choice is ReaderName.AUTO else (choice,):
+    for name in READERS.names if choice == ReaderName.AUTO else (choice,):
         try:
             return _open_with(name, path)
         except NotBrightfieldError:
@@ -74,9 +74,8 @@ def _require_file(path: Path) -> None:
     raise SlideReadError(f"{path} does not exist; check the name", path=path)
 
 
-def _open_with(name: ReaderName, path: Path) -> Reader:
-    module = import_module(f"wsi_pipeline.slide.readers.{name}")
-    reader = module.open_slide_file(path)
+def _open_with(name: str, path: Path) -> Reader:
+    reader = find_format(name).open(path)
     if not isinstance(reader, Reader):
-        raise TypeError(f"{module.__name__} opened {path} as {type(reader).__name__}")
+        raise TypeError(f"the reader {name!r} opened {path} as {type(reader).__name__}")
     return reader

@@ -6,12 +6,14 @@ Looks only for the identifier of the series near the head of each file; OpenSlid
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_pipeline.errors import UnsupportedSlideError
 
 _HEAD_BYTES = 1 << 16
 _PREAMBLE = 128
+_INDEX = "DICOMDIR"
 # tag (0020,000E) with explicit (UI + 2 bytes of length) or implicit (4 bytes) representation
 _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)(?P<uid>[0-9.]{1,64})", re.DOTALL)
 
@@ -34,7 +36,7 @@ def series_member(folder: Path) -> Path:
     UnsupportedSlideError
         If the folder holds no DICOM file, or several series.
     """
-    series = {uid: file for file in sorted(folder.glob("*.dcm")) if (uid := series_uid(file))}
+    series = {uid: file for file in dicom_files(folder) if (uid := series_uid(file))}
     if not series:
         raise UnsupportedSlideError(
             "the folder holds no DICOM slide (.dcm); name a slide file", path=folder
@@ -47,6 +49,37 @@ def series_member(folder: Path) -> Path:
             path=folder,
         )
     return next(iter(series.values()))
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """List the DICOM instances in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        May hold other files too: a ``DICOMDIR``, a licence, what a file manager left.
+
+    Returns
+    -------
+    list of Path
+        Files ending in ``.dcm``, and those without ending that begin as DICOM does; sorted by name.
+    """
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if not entry.name.startswith(".")
+        and entry.name != _INDEX
+        and entry.is_file()
+        and (entry.suffix.lower() == ".dcm" or (not entry.suffix and _begins_as_dicom(entry)))
+    )
+
+
+def one_per_series(files: Sequence[Path]) -> list[Path]:
+    """Keep the first file of every series among the DICOM files of one folder."""
+    first: dict[str, Path] = {}
+    for file in files:
+        first.setdefault(series_uid(file), file)
+    return list(first.values())
 
 
 def series_files(path: Path) -> tuple[Path, ...]:
@@ -64,14 +97,27 @@ def series_files(path: Path) -> tuple[Path, ...]:
     """
     member = series_member(path) if path.is_dir() else path
     uid = series_uid(member)
-    files = [file for file in sorted(member.parent.glob("*.dcm")) if series_uid(file) == uid]
+    files = [file for file in dicom_files(member.parent) if series_uid(file) == uid]
     return tuple(files) or (member,)
+
+
+def _begins_as_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_PREAMBLE + 4).endswith(b"DICM")
+    except OSError:
+        # not ours to judge: it does not even say that it is DICOM
+        return False
 
 
 def series_uid(file: Path) -> str:
     """Read the identifier of a DICOM file's series; empty where there is none."""
-    with file.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError:
+        # what is wrong with it is said by the reader that opens it
+        return ""
     if head[_PREAMBLE : _PREAMBLE + 4] != b"DICM":
         return ""
     found = _SERIES.search(head)

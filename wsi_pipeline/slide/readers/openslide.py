@@ -23,6 +23,7 @@ from wsi_pipeline.slide.readers.base import (
 )
 from wsi_pipeline.slide.readers.dicom import series_member
 from wsi_pipeline.slide.readers.openslide_probe import find_levels, probe
+from wsi_pipeline.slide.readers.registry import SlideFormat
 from wsi_pipeline.slide.readers.resolution import (
     MppCandidate,
     from_objective,
@@ -212,3 +213,7 @@ def _mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:
     if x is not None and y is not None and not from_tags:
         vendor = (MppCandidate(MppSource.VENDOR, x, y),)
     return (*vendor, *tags, *from_objective(power))
+
+
+FORMAT = SlideFormat(open_slide_file)
+"""As the registry names it."""

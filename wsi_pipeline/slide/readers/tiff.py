@@ -19,6 +19,7 @@ import tifffile
 from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
 from wsi_pipeline.slide.readers.agreement import SPREAD, Picture, difference
 from wsi_pipeline.slide.readers.base import WHITE, NotBrightfieldError, Reader, SlideHeader
+from wsi_pipeline.slide.readers.registry import SlideFormat
 from wsi_pipeline.slide.readers.tiff_metadata import describe, vendor_with_own_logic
 from wsi_pipeline.slide.readers.tiff_pages import Pages, find_pyramid, significant_bits
 from wsi_pipeline.slide.readers.tiff_tiles import (
@@ -287,3 +288,7 @@ def _header(
         objective_power=power,
         mpp_candidates=candidates,
     )
+
+
+FORMAT = SlideFormat(open_slide_file)
+"""As the registry names it."""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from wsi_pipeline.config import READERS, ReaderName
 from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
-from wsi_pipeline.slide.readers.base import NotBrightfieldError, Reader
+from wsi_pipeline.slide.readers.base import NotBrightfieldError, Reader, SlideHeader
 from wsi_pipeline.slide.readers.registry import SlideFormat, find_format
+from wsi_pipeline.slide.readers.resolution import MppCandidate
 
-__all__ = ["Reader", "SlideFormat", "open_reader"]
+__all__ = ["MppCandidate", "Reader", "SlideFormat", "SlideHeader", "open_reader"]
 
 
 def open_reader(path: Path, choice: str = ReaderName.AUTO) -> Reader:

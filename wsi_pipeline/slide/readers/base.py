@@ -49,8 +49,8 @@ class SlideHeader:
 
     vendor: str
     level_sizes_wh: tuple[tuple[int, int], ...]
-    objective_power: float | None
-    mpp_candidates: tuple[MppCandidate, ...]
+    objective_power: float | None = None
+    mpp_candidates: tuple[MppCandidate, ...] = ()
     bounds_xy: tuple[int, int] = (0, 0)
 
 

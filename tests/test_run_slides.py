@@ -240,7 +240,7 @@ def test_a_table_gives_each_slide_its_resolution(known_slide: KnownSlide, tmp_pa
     table = tmp_path / "slides.csv"
     rows = [f"{known_slide.path},0.5,stated", f"{known_slide.path.resolve()}.no,0.5,missing"]
     linked(known_slide.path, tmp_path, "twice")
-    rows.append(f"{tmp_path / 'twice.tif'},1.0,twice")
+    rows.append(f"{tmp_path / 'twice.tif'},0.25,twice")
     table.write_text("\n".join(["path,mpp,slide_id", *rows]))
     # the same file under two names is one slide: the copy keeps them apart
     (tmp_path / "twice.tif").unlink()
@@ -249,11 +249,11 @@ def test_a_table_gives_each_slide_its_resolution(known_slide: KnownSlide, tmp_pa
     made = run_slides(find_slides([str(table)]), RunOptions(out=tmp_path / "out"))
 
     stated, missing, twice = made.outcomes
-    assert (stated.slide["mpp"], twice.slide["mpp"]) == (0.5, 1.0)
+    assert (stated.slide["mpp"], twice.slide["mpp"]) == (0.5, 0.25)
     assert twice.slide["mpp_source"] == "table"
     assert missing.status is Status.FAILED
-    # tiles of 0.5 um/px are half as large on a slide whose pixels span twice as much
-    assert sum(twice.funnel.values()) == 4 * sum(stated.funnel.values())
+    # tiles of 0.5 um/px are twice as large on a slide whose pixels span half as much
+    assert 4 * sum(twice.funnel.values()) == sum(stated.funnel.values())
 
 
 def test_results_that_cannot_be_written_are_an_error_at_once(tmp_path: Path) -> None:

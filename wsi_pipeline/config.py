@@ -166,6 +166,10 @@ class TileConfig(StageConfig):
 
     mpp: float = Field(0.5, ge=MIN_MPP, le=MAX_MPP, description="Resolution of the patches, um/px.")
     patch_size: int = Field(256, ge=8, le=4096, description="Side of a patch, px.")
+    allow_upsampling: bool = Field(
+        False,
+        description="Enlarge slides that are coarser than the patches; they are refused otherwise.",
+    )
     stride: int | None = Field(
         None, ge=1, description="Distance between tiles, px at --mpp; the patch size if not given."
     )
@@ -282,6 +286,11 @@ class StainConfig(StageConfig):
         True,
         description="Use the published fixed matrix, marked as such, where too little tissue "
         "supports an estimate; such slides fail otherwise.",
+    )
+    strict_stain: bool = Field(
+        False,
+        description="Refuse slides whose stains are not H&E, brown IHC for instance; they are "
+        "flagged otherwise.",
     )
 
 

@@ -30,6 +30,7 @@ Catch ``WsiPipelineError`` to survive anything that the input, not the program, 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class WsiPipelineError(Exception):
@@ -45,11 +46,16 @@ class SlideError(WsiPipelineError):
         What happened, with which value, and what to do.
     path : Path or None
         The slide file.
+    slide : dict or None
+        What is known of the slide, as plain values, where it was opened before it was refused.
     """
 
-    def __init__(self, message: str, *, path: Path | None = None) -> None:
+    def __init__(
+        self, message: str, *, path: Path | None = None, slide: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.path = path
+        self.slide = slide
 
 
 class UnsupportedSlideError(SlideError):

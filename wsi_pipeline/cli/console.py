@@ -102,6 +102,8 @@ def print_report(report: RunReport, out: str) -> None:
     for outcome in report.outcomes:
         if outcome.error is not None:
             click.echo(f"\n{outcome.slide_id} failed: {outcome.error}")
+        for doubt in outcome.doubts:
+            click.echo(f"\n{outcome.slide_id}, look at it: {doubt}")
     if report.timing:
         click.echo(f"\n{_times(report.timing)}")
     click.echo(f"\nReport: {out.rstrip('/')}/index.html")
@@ -123,7 +125,7 @@ def _row(outcome: SlideOutcome) -> tuple[str, ...]:
     result = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
     return (
         outcome.slide_id,
-        outcome.status,
+        outcome.status + (" (doubted)" if outcome.doubts else ""),
         f"{outcome.slide['mpp']:.4g} {source}{estimated}",
         f"{kept} of {sum(outcome.funnel.values())}",
         outcome.stain["verdict"],

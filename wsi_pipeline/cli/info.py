@@ -10,6 +10,7 @@ import click
 from wsi_pipeline.cli.console import explained_errors, print_json
 from wsi_pipeline.cli.options import config_options, input_argument, resolve_config
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slide.geometry import contradicts_objective
 
 if TYPE_CHECKING:
     from wsi_pipeline.types import SlideInfo
@@ -54,6 +55,8 @@ def _describe(slide: SlideInfo) -> str:
     width, height = slide.size_wh
     flagged = " (an estimate: check it)" if slide.mpp_source == "objective" else ""
     power = "" if slide.objective_power is None else f", {slide.objective_power:g}x objective"
+    contradiction = contradicts_objective(slide)
+    doubted = "" if contradiction is None else f"\n  doubt   {contradiction}"
     levels = ", ".join(
         f"{w} x {h} (1/{downsample:.4g})"
         for (w, h), downsample in zip(slide.level_sizes_wh, slide.level_downsamples, strict=True)
@@ -65,4 +68,5 @@ def _describe(slide: SlideInfo) -> str:
         f"  mpp     {slide.mpp:.5g} um/px, from {slide.mpp_source}{flagged}\n"
         f"  levels  {levels}\n"
         f"  read by {slide.reader} ({slide.vendor})"
+        f"{doubted}"
     )

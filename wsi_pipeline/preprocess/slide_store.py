@@ -16,6 +16,7 @@ from wsi_pipeline.preprocess.extraction import Extraction, TileReader
 from wsi_pipeline.preprocess.given import read_given, recipe_of
 from wsi_pipeline.preprocess.survey import survey_slide
 from wsi_pipeline.slide.open import open_slide
+from wsi_pipeline.stain import require_he
 from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import PatchStore, StoreWriter, has_store
 from wsi_pipeline.types import NoProgress, Progress
@@ -92,7 +93,9 @@ def preprocess_slide(
     with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
         recipe = recipe_of(job, config)
         if _is_finished(path, recipe, slide.fingerprint(), overwrite=overwrite):
-            return Preprocessed(store=PatchStore.open(path))
+            store = PatchStore.open(path)
+            require_he(store.stain, config.stain)
+            return Preprocessed(store=store)
         given = read_given(job, slide.info, config, recipe)
         with ThreadPoolExecutor(workers) as pool:
             tiles = TileReader(slide)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import UnsupportedSlideError
+from wsi_pipeline.slide.geometry import is_upsampled
 from wsi_pipeline.stain import estimate_stain_matrix
 from wsi_pipeline.store import StoreHeader
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
@@ -20,6 +22,7 @@ from wsi_pipeline.tissue import (
     segment_overview,
     sharpness,
 )
+from wsi_pipeline.types import Area
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -29,10 +32,13 @@ if TYPE_CHECKING:
     from wsi_pipeline.preprocess.given import Given
     from wsi_pipeline.slide.open import Slide
     from wsi_pipeline.stopwatch import Stopwatch
-    from wsi_pipeline.types import StainEstimate, TileGrid, TissueMask
+    from wsi_pipeline.types import SlideInfo, StainEstimate, TileGrid, TissueMask
 
 THUMBNAIL_PX = 1024
 """Longer side of the stored thumbnail, px."""
+
+MOSTLY_PEN = 0.7
+"""Share of a slide that no pen covers."""
 
 STAIN_PIXELS = 1 << 18
 """About how many pixels the stain matrix rests on. Neighbours are alike: which tiles are sampled
@@ -69,7 +75,7 @@ def survey_slide(
     Raises
     ------
     SlideError
-        If the slide is not brightfield.
+        If the slide is not brightfield, coarser than the patches, or all pen.
     ConfigError, ModelOutputError
         If there is no such tissue segmenter, or it gives no areas.
     StainEstimationError
@@ -78,6 +84,7 @@ def survey_slide(
         If no tile can be labelled as asked.
     """
     slide = tiles.slide
+    _require_resolution(slide.info, config)
     with watch.stage("mask"):
         mask, thumbnail = _find_tissue(slide, given, config, pool)
     with watch.stage("grid"):
@@ -105,6 +112,29 @@ def survey_slide(
     )
 
 
+def _require_resolution(info: SlideInfo, config: PipelineConfig) -> None:
+    """Refuse a slide whose patches would be blurs, unless that is allowed."""
+    if is_upsampled(info, config.tile.mpp) and not config.tile.allow_upsampling:
+        raise UnsupportedSlideError(
+            f"{info.slide_id} has {info.mpp:.4g} um/px ({info.mpp_source}), coarser than the "
+            f"patches of {config.tile.mpp:g} um/px: they would be enlarged, and a model would see "
+            "a blur. Give --slide-mpp if that is wrong, a coarser --mpp, or --allow-upsampling",
+            slide=asdict(info),
+        )
+
+
+def _require_more_than_pen(mask: TissueMask, info: SlideInfo) -> None:
+    """Refuse a slide whose very glass has the colour of ink, for its colours cannot be right."""
+    pen = float((mask.areas == Area.PEN).mean())
+    if pen > MOSTLY_PEN:
+        raise UnsupportedSlideError(
+            f"{pen:.0%} of {info.slide_id} would be pen: its colours are not those of H&E on glass "
+            "(YCbCr read as RGB, for instance). Export the slide anew, or pass --no-reject-pen if "
+            "it is right as it is",
+            slide=asdict(info),
+        )
+
+
 def _find_tissue(
     slide: Slide, given: Given, config: PipelineConfig, pool: ThreadPoolExecutor
 ) -> tuple[TissueMask, NDArray[np.uint8]]:
@@ -116,6 +146,7 @@ def _find_tissue(
     mask = segment_overview(segmenter, rgb, mpp, downsample)
     if given.tissue is not None:
         mask = given.tissue.replace_in(mask)
+    _require_more_than_pen(mask, slide.info)
     return mask, _thumbnail(slide, rgb, mpp)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.files import file_checksum, locked, restore_folder, set_aside
 from wsi_pipeline.predict.stored import predict_patches
+from wsi_pipeline.preprocess.doubts import find_doubts
 from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.results.pictures import draw_qc
@@ -324,6 +325,7 @@ def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
         "slide": asdict(patches.slide),
         "stain": _stain_record(patches),
         "funnel": patches.funnel(),
+        "doubts": find_doubts(patches),
         "tissue_mm2": tissue * width * height * mpp_mm**2,
         "tile_mm2": (patches.pitch * mpp_mm) ** 2,
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from wsi_pipeline.errors import ReportError, WsiPipelineError
+from wsi_pipeline.errors import ReportError, SlideError, WsiPipelineError
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.run.marks import Mark, Stage
 
@@ -60,6 +60,8 @@ class SlideOutcome:
         Verdict, reasons and matrix.
     funnel : dict of str to int
         Candidate tiles by reason.
+    doubts : tuple of str
+        What a person should look at before trusting the slide.
     tissue_mm2, tile_mm2 : float
         Area of tissue on the slide, and of one step of the lattice of tiles.
     class_shares : dict of str to float
@@ -92,6 +94,7 @@ class SlideOutcome:
     slide: dict[str, Any] = field(default_factory=dict)
     stain: dict[str, Any] = field(default_factory=dict)
     funnel: dict[str, int] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     tissue_mm2: float = 0.0
     tile_mm2: float = 0.0
     class_shares: dict[str, float] = field(default_factory=dict)
@@ -130,9 +133,13 @@ class SlideOutcome:
         )
 
     def failed(self, error: Exception) -> SlideOutcome:
-        """Return the record of a slide that failed at this point."""
+        """Return the record of a slide that failed at this point; of a refused one with its scale."""
+        known: dict[str, Any] = {}
+        if isinstance(error, SlideError) and error.slide is not None:
+            known = {"slide": error.slide, "funnel": {"kept": 0}}
         return replace(
             self,
+            **known,
             status=Status.FAILED,
             error=_printable(str(error) or type(error).__name__),
             kind=type(error).__name__,

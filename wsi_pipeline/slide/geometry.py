@@ -18,6 +18,16 @@ Scanners state the same nominal resolution as 0.499, 0.5015 or 0.5; resampling b
 would blur every patch and gain nothing a network could notice."""
 
 
+UPSAMPLING_TOLERANCE = 0.1
+"""Relative enlargement of a slide's pixels that is not worth a word: scanners differ as much."""
+
+OBJECTIVE_MPP = 10.0
+"""mpp times nominal magnification of the common scanners: 0.25 um/px at 40x, 0.5 at 20x."""
+
+OBJECTIVE_FACTOR = 1.7
+"""Factor by which a scanner's camera may depart from :data:`OBJECTIVE_MPP`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadPlan:
     """How a square patch is read: which level, how many of its pixels, at what true resolution.
@@ -38,6 +48,25 @@ class ReadPlan:
     downsample: float
     read_px: int
     mpp: float
+
+
+def is_upsampled(info: SlideInfo, mpp: float) -> bool:
+    """Tell whether patches of ``mpp`` would be enlarged from a coarser slide."""
+    return info.mpp > mpp * (1 + UPSAMPLING_TOLERANCE)
+
+
+def contradicts_objective(info: SlideInfo) -> str | None:
+    """Say how the resolution of a slide and its magnification contradict each other, if they do."""
+    if info.objective_power is None:
+        return None
+    usual = OBJECTIVE_MPP / info.objective_power
+    if usual / OBJECTIVE_FACTOR <= info.mpp <= usual * OBJECTIVE_FACTOR:
+        return None
+    return (
+        f"{info.mpp:.4g} um/px ({info.mpp_source}) contradicts the {info.objective_power:g}x "
+        f"objective, which makes about {usual:.3g}: if it is wrong, so is the size of everything; "
+        "give the right one with --slide-mpp"
+    )
 
 
 def level_for_mpp(info: SlideInfo, mpp: float) -> int:

@@ -4,7 +4,7 @@ Arrays in, arrays out: it reads no slides, chooses no tiles, and never guesses i
 estimate says how far it may be trusted and why.
 """
 
-from wsi_pipeline.stain.estimate import estimate_stain_matrix
+from wsi_pipeline.stain.estimate import estimate_stain_matrix, require_he
 from wsi_pipeline.stain.gate import gate_pixels
 from wsi_pipeline.stain.kernel import unpack_counts
 from wsi_pipeline.stain.reference import REFERENCE
@@ -31,6 +31,7 @@ __all__ = [
     "gate_pixels",
     "input_rows",
     "optical_density",
+    "require_he",
     "unmix",
     "unmixing_matrix",
     "unpack_counts",

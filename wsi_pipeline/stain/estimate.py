@@ -14,7 +14,7 @@ from wsi_pipeline.config import StainConfig
 from wsi_pipeline.errors import StainEstimationError
 from wsi_pipeline.stain.gate import check_pixels, gate_planes
 from wsi_pipeline.stain.separate import density_planes, fixed_stain_matrix
-from wsi_pipeline.types import StainEstimate, StainMatrix, StainVerdict
+from wsi_pipeline.types import BROWN_STAIN, StainEstimate, StainMatrix, StainVerdict
 
 BETA = 0.15
 """Optical density under which a pixel is too faint to have a direction (Macenko's beta)."""
@@ -49,7 +49,7 @@ HIGH_ARTEFACT_SHARE = 0.2
 """Share of ink, black or clipped pixels above which an estimate is flagged."""
 
 BROWN_RED = 0.45
-"""Red over green density from which a second stain that absorbs most in blue is called brown."""
+"""Red over green density from which a stain that absorbs most in blue is called brown."""
 
 _DEFAULTS = StainConfig()
 
@@ -108,7 +108,8 @@ def estimate_stain_matrix(
     ------
     StainEstimationError
         If over 80 % of the absorbing pixels are ink, black or clipped (a pen mark, fluorescence),
-        or if an estimate is forbidden and ``allow_fallback`` is off.
+        if an estimate is forbidden and ``allow_fallback`` is off, or if a stain is brown and
+        ``strict_stain`` is on.
 
     Notes
     -----
@@ -127,7 +128,35 @@ def estimate_stain_matrix(
     check_pixels(pixels)
     if not config.adaptive:
         return _fallback(_no_solution(), ("asked for: adaptive = false",))
-    solution = _solve(pixels)
+    estimate = _judge(_solve(pixels), config)
+    require_he(estimate, config)
+    return estimate
+
+
+def require_he(estimate: StainEstimate, config: StainConfig) -> None:
+    """Refuse a slide that is not stained by H&E, if that is asked for.
+
+    Parameters
+    ----------
+    estimate : StainEstimate
+        What is known of its stains.
+    config : StainConfig
+        ``strict_stain`` applies.
+
+    Raises
+    ------
+    StainEstimationError
+        If one of the stains is brown and ``strict_stain`` is on.
+    """
+    if config.strict_stain and estimate.is_brown:
+        raise StainEstimationError(
+            f"this is not H&E: {'; '.join(r for r in estimate.reasons if BROWN_STAIN in r)}. Leave "
+            "the slide out, or run without --strict-stain"
+        )
+
+
+def _judge(solution: _Solution, config: StainConfig) -> StainEstimate:
+    """Say how far a solution is believed."""
     _refuse_artefacts(solution)
     faults = _lack_of_support(solution, config) or _impossibilities(solution)
     if faults and not config.allow_fallback:
@@ -136,7 +165,7 @@ def estimate_stain_matrix(
             "matrix with allow_fallback = true, or leave the slide out."
         )
     if faults:
-        return _fallback(solution, faults)
+        return _fallback(solution, (*faults, *_brown(solution)))
     matrix = StainMatrix(vectors=solution.vectors, max_concentration=solution.max_concentration)
     doubts = _doubts(solution)
     verdict = StainVerdict.FLAGGED if doubts else StainVerdict.OK
@@ -290,9 +319,7 @@ def _doubts(solution: _Solution) -> tuple[str, ...]:
     ]
     if solution.vectors.min() < 0:
         doubts.append(f"a stain vector with negative component {solution.vectors.min():.3f}")
-    red, green, blue = solution.vectors[1]
-    if red > BROWN_RED * green and blue > green:
-        doubts.append(f"second stain {_digits(solution.vectors[1])} is brown like DAB, not eosin")
+    doubts += _brown(solution)
     if solution.stained_share < LOW_STAINED_SHARE:
         doubts.append(f"only {solution.stained_share:.1%} of the pixels hold stain")
     if solution.artefact_share > HIGH_ARTEFACT_SHARE:
@@ -300,6 +327,17 @@ def _doubts(solution: _Solution) -> tuple[str, ...]:
             f"{solution.artefact_share:.1%} of the absorbing pixels were ink, black or clipped"
         )
     return tuple(doubts)
+
+
+def _brown(solution: _Solution) -> tuple[str, ...]:
+    """Say which stains are brown; either may be, for brown may absorb more red than blue does."""
+    return tuple(
+        f"{which} stain {_digits(vector)} is {BROWN_STAIN}, not {stain}"
+        for which, vector, stain in zip(
+            ("first", "second"), solution.vectors, ("hematoxylin", "eosin"), strict=True
+        )
+        if vector[0] > BROWN_RED * vector[1] and vector[2] > vector[1]
+    )
 
 
 def _fallback(solution: _Solution, reasons: tuple[str, ...]) -> StainEstimate:

@@ -19,6 +19,9 @@ VERSION = 2
 LAYOUT = frozenset({"store.chunk_patches", "store.shard_patches"})
 """Options that say which patches share a file."""
 
+PERMISSIONS = frozenset({"stain.strict_stain", "tile.allow_upsampling"})
+"""Options that say whether a store is made, not what is in it."""
+
 FILES = frozenset({"labels", "roi"})
 """Values that are hashes of a file's content, which tell a person nothing."""
 
@@ -43,7 +46,7 @@ def decisive(recipe: Recipe) -> dict[str, Any]:
     return {
         name: value
         for name, value in sorted(_flat(recipe).items())
-        if name not in LAYOUT and value != defaults.get(name)
+        if name not in LAYOUT | PERMISSIONS and value != defaults.get(name)
     }
 
 

@@ -101,6 +101,18 @@ def even_glass(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.merge(planes), dtype=np.uint8)
 
 
+def glass_share(rgb: NDArray[np.uint8]) -> float:
+    """Return the share of a picture, (h, w, 3), that looks like glass; 0 where none is found."""
+    small = _shrunk(rgb)
+    tint = _find_tint(small)
+    if tint is None:
+        return 0.0
+    height, width = small.shape[:2]
+    x, y = np.meshgrid((np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height)
+    away = np.abs(np.moveaxis(DENSITY[small], 2, 0) - tint.density(x, y))
+    return float((away < NEAR[0]).all(axis=0).mean())
+
+
 def _shrunk(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scale = min(1.0, LOOKED_AT_PX / max(rgb.shape[:2]))
     size = [max(1, round(side * scale)) for side in rgb.shape[1::-1]]

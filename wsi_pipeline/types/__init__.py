@@ -18,10 +18,17 @@ from wsi_pipeline.types.predictions import (
 )
 from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
 from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
-from wsi_pipeline.types.stains import STAIN_CONVENTION, StainEstimate, StainMatrix, StainVerdict
+from wsi_pipeline.types.stains import (
+    BROWN_STAIN,
+    STAIN_CONVENTION,
+    StainEstimate,
+    StainMatrix,
+    StainVerdict,
+)
 from wsi_pipeline.types.tiles import TileGrid, TileReason, TileSpec
 
 __all__ = [
+    "BROWN_STAIN",
     "STAIN_CONVENTION",
     "Area",
     "EncoderSpec",

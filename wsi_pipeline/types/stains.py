@@ -14,6 +14,10 @@ STAIN_CONVENTION = "macenko-log10-he-v1"
 H then E, uint8 value v = round(255 * clip(c / (2 * max_concentration), 0, 1))."""
 
 
+BROWN_STAIN = "brown like DAB"
+"""Stands in the reasons of an estimate one of whose stains is brown."""
+
+
 class StainVerdict(StrEnum):
     """How far a stain estimate may be trusted."""
 
@@ -103,3 +107,8 @@ class StainEstimate:
     angle_deg: float
     condition: float
     theta_deg: tuple[float, float]
+
+    @property
+    def is_brown(self) -> bool:
+        """Whether one of the stains is brown, as the chromogen of immunohistochemistry is."""
+        return any(BROWN_STAIN in reason for reason in self.reasons)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_pipeline.errors import AnisotropicMppError, MissingMppError
+from wsi_pipeline.slide.geometry import OBJECTIVE_MPP
 from wsi_pipeline.types import MppSource
 
 PLAUSIBLE_MPP = (0.05, 40.0)
@@ -20,9 +21,6 @@ PLAUSIBLE_MPP = (0.05, 40.0)
 
 MAX_ANISOTROPY = 0.015
 """Largest relative difference of the resolutions in x and y."""
-
-OBJECTIVE_MPP = 10.0
-"""mpp times nominal magnification of the common scanners: 0.25 um/px at 40x, 0.5 at 20x."""
 
 _UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
 _UM_PER_IMAGEJ_UNIT = {

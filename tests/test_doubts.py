@@ -131,7 +131,7 @@ def test_more_ink_than_tissue_is_doubted(tmp_path: Path) -> None:
 def test_glass_taken_for_tissue_and_tissue_for_glass_are_doubted(tmp_path: Path) -> None:
     store = prepared(on_glass(disc(120)), tmp_path)
     for area, words in ((1, "looks like glass"), (0, "plainly stained, but no tissue")):
-        doubts = find_doubts(_Altered(store, np.full_like(store.areas, area)))  # type: ignore[arg-type]
+        doubts = find_doubts(_Altered(store, np.full_like(store.areas, area)))
         assert any(words in doubt for doubt in doubts)
 
 

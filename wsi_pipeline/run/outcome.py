@@ -133,7 +133,7 @@ class SlideOutcome:
         )
 
     def failed(self, error: Exception) -> SlideOutcome:
-        """Return the record of a slide that failed at this point; of a refused one with its scale."""
+        """Return the record of a slide that failed here, with what its error knows of the slide."""
         known: dict[str, Any] = {}
         if isinstance(error, SlideError) and error.slide is not None:
             known = {"slide": error.slide, "funnel": {"kept": 0}}

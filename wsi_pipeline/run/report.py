@@ -228,7 +228,7 @@ def _card(outcome: SlideOutcome) -> dict[str, Any]:
     return {
         "outcome": outcome,
         "anchor": quote(f"{outcome.slide_id}/{outcome.model}".rstrip("/")),
-        "kept": f"{kept} of {sum(outcome.funnel.values())}" if outcome.funnel else "",
+        "kept": f"{kept} of {sum(outcome.funnel.values())}" if any(outcome.funnel.values()) else "",
         "verdict": outcome.stain.get("verdict", ""),
         "mpp": f"{slide['mpp']:.4g} ({slide['mpp_source']})" if slide else "",
         "summary": ", ".join(f"{share['name']} {share['percent']} %" for share in shares),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -79,13 +80,15 @@ def test_the_record_says_where_the_time_went(report: RunReport, out: Path) -> No
 
 
 def test_a_second_run_does_what_is_new(
-    report: RunReport, out: Path, known_slide: KnownSlide
+    report: RunReport, out: Path, known_slide: KnownSlide, tmp_path: Path
 ) -> None:
     job = SlideJob(path=known_slide.path, slide_id="known")
 
     (again,) = run_slides([job], RunOptions(out=out), model=bluer()).outcomes
+    copied = tmp_path / "copied"
+    shutil.copytree(out, copied)  # other times of change: files are read against their checksums
     other = replace(bluer(), fingerprint="others")
-    (predicted,) = run_slides([job], RunOptions(out=out), model=other).outcomes
+    (predicted,) = run_slides([job], RunOptions(out=copied), model=other).outcomes
 
     assert again.reused
     assert set(predicted.seconds) == {"prediction", "exports"}

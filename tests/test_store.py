@@ -394,7 +394,11 @@ def test_attributes_that_cannot_be_read_are_a_schema_error(
 ) -> None:
     path = tmp_path / "a.zarr"
     make_store(path, make_header(3))
-    zarr.open_group(path, mode="r+").attrs[key] = value
+    attributes = zarr.open_group(path, mode="r+").attrs
+    attributes[key] = value
+    with pytest.raises(StoreError, match=r"zarr\.json is damaged"):
+        PatchStore.open(path)
+    del attributes["checksums"]  # of another version
     with pytest.raises(StoreSchemaError, match=message):
         PatchStore.open(path)
 
@@ -442,6 +446,9 @@ def test_a_shortened_array_is_found(tmp_path: Path) -> None:
     array = zarr.open_group(store.path, mode="r+")["label"]
     assert isinstance(array, zarr.Array)
     array.resize((20,))
+    with pytest.raises(StoreError, match=r"label/zarr\.json is damaged"):
+        PatchStore.open(store.path)
+    del zarr.open_group(store.path, mode="r+").attrs["checksums"]
     with pytest.raises(StoreError, match="label has 20 rows for 21 patches"):
         PatchStore.open(store.path).verify()
 
@@ -470,3 +477,26 @@ def test_quantisation_costs_half_a_step(seed: int) -> None:
     # float32 arithmetic may tip an exact half either way
     assert np.abs(decode_he(encode_he(rgb, stains)) - exact).max() <= 0.5 / 255 + 1e-6
     assert np.abs(encode_he_float16(rgb, stains).astype(np.float32) - exact).max() <= 5e-4
+
+
+def test_no_changed_byte_of_a_header_is_read(tmp_path: Path) -> None:
+    """Whatever a byte is changed to, a store says so or says what it said before."""
+    store = make_store(tmp_path / "a.zarr", make_header(5))
+    attributes, xy = dict(store.attributes), store.xy.tolist()
+    rng = np.random.default_rng(1)
+    silent = 0
+    for header in sorted(store.path.rglob("zarr.json")):
+        content = bytearray(header.read_bytes())
+        for place in rng.integers(0, len(content), 12).tolist():
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(rng.integers(8))
+            header.write_bytes(changed)
+            try:
+                found = PatchStore.open(store.path)
+            except StoreError:
+                continue
+            finally:
+                header.write_bytes(content)
+            kept = {key: value for key, value in attributes.items() if key != "checksums"}
+            silent += found.xy.tolist() != xy or not kept.items() <= found.attributes.items()
+    assert silent == 0

@@ -5,7 +5,10 @@ Progress goes to standard error, results to standard output, so that output can 
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +25,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from wsi_pipeline.cli.options import VERBOSE
 from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.run.log import LOGGER
 from wsi_pipeline.types import NoProgress
 from wsi_pipeline.types import Progress as ProgressListener
 
@@ -68,11 +74,83 @@ def progress_bars(quiet: bool) -> Iterator[ProgressListener]:
 
 @contextmanager
 def explained_errors() -> Iterator[None]:
-    """Turn the pipeline's errors into a message and exit code 1; bugs keep their traceback."""
+    """Turn what people and disks do into a message and an exit code; bugs keep their traceback.
+
+    The code is 1 for errors, and that of the shell for what was stopped: 130 by Ctrl-C, 143 by
+    SIGTERM.
+    """
     try:
-        yield
+        with _terminable(), _console_log():
+            yield
+    except KeyboardInterrupt as stop:
+        click.echo(
+            "Stopped. What is done is on record; the same command goes on from there.", err=True
+        )
+        raise SystemExit(143 if isinstance(stop, _Terminated) else 130) from None
     except WsiPipelineError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # click ends quietly when nobody reads its output
+        where = "" if error.filename is None else f"{error.filename}: "
+        raise click.ClickException(
+            f"{where}{error.strerror or error}; check the name, rights, free space and the "
+            f"connection of the disk"
+        ) from error
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end, which ends work as Ctrl-C does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, with all that is to be closed."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # another thread than the first cannot
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _console_log() -> Iterator[None]:
+    """Show on standard error what the package logs: warnings, or with ``-v`` everything."""
+    verbose = click.get_current_context().meta.get(VERBOSE, False)
+    handler = _ConsoleHandler(logging.INFO if verbose else logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(message)s") if verbose else _Short("%(message)s"))
+    log = logging.getLogger(LOGGER)
+    level = log.level
+    log.addHandler(handler)
+    if verbose:
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes above progress bars, wherever standard error is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+class _Short(logging.Formatter):
+    """Leaves tracebacks to the log file."""
+
+    def formatException(self, ei: Any) -> str:
+        return ""
 
 
 def print_json(value: Any) -> None:
@@ -96,12 +174,13 @@ def print_report(report: RunReport, out: str) -> None:
     for heading in ("slide", "status", "mpp", "tiles", "stain", "classes"):
         table.add_column(heading, overflow="fold")
     for outcome in report.outcomes:
-        table.add_row(*_row(outcome))
+        table.add_row(*map(Text, _row(outcome)))  # names of slides are no markup
     console = Console(file=sys.stdout)
     console.print(table)
     for outcome in report.outcomes:
         if outcome.error is not None:
-            click.echo(f"\n{outcome.slide_id} failed: {outcome.error}")
+            hint = f" ({outcome.hint})" if outcome.hint else ""
+            click.echo(f"\n{outcome.slide_id} failed: {outcome.error}{hint}")
         for doubt in outcome.doubts:
             click.echo(f"\n{outcome.slide_id}, look at it: {doubt}")
     if report.timing:
@@ -116,9 +195,9 @@ def _times(timing: dict[str, Any]) -> str:
 
 
 def _row(outcome: SlideOutcome) -> tuple[str, ...]:
-    if outcome.error is not None:
+    if outcome.error is not None or not outcome.slide:
         return outcome.slide_id, outcome.status, "", "", "", ""
-    source = outcome.slide["mpp_source"]
+    source = outcome.slide.get("mpp_source", "")
     estimated = " (estimate)" if source == "objective" else ""
     kept = outcome.funnel.get("kept", 0)
     shares = sorted(outcome.class_shares.items(), key=lambda item: -item[1])
@@ -126,8 +205,8 @@ def _row(outcome: SlideOutcome) -> tuple[str, ...]:
     return (
         outcome.slide_id,
         outcome.status + (" (doubted)" if outcome.doubts else ""),
-        f"{outcome.slide['mpp']:.4g} {source}{estimated}",
+        f"{outcome.slide.get('mpp', 0):.4g} {source}{estimated}",
         f"{kept} of {sum(outcome.funnel.values())}",
-        outcome.stain["verdict"],
+        str(outcome.stain.get("verdict", "")),
         result,
     )

@@ -36,7 +36,7 @@ def demo(out: Path, size: int, seed: int, as_json: bool, quiet: bool) -> None:
     from wsi_pipeline.demo import run_demo
     from wsi_pipeline.models import load_model
 
-    with explained_errors(), run_display(quiet or as_json) as monitor:
+    with explained_errors(), run_display(quiet, as_json=as_json) as monitor:
         result = run_demo(out, load_model("demo"), size_px=size, seed=seed, monitor=monitor)
     if as_json:
         print_json(result.to_dict())

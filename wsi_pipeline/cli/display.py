@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from datetime import timedelta
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
@@ -20,15 +22,50 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def run_display(quiet: bool) -> Iterator[Monitor | None]:
+def run_display(quiet: bool, *, as_json: bool = False) -> Iterator[Monitor | None]:
     """Show on standard error how a run goes while the block runs, unless ``quiet``."""
-    if quiet:
-        yield None
+    if quiet or as_json:
+        yield None if quiet else JsonEvents()
         return
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         yield RunDisplay(bars)
+
+
+class JsonEvents:
+    """Tells programs how a run goes: one JSON object per line, with the key ``event``.
+
+    ``begin`` has the number of slides; ``step`` a slide, its stage and how many of its patches are
+    done; ``slide`` what came of one.
+    """
+
+    def begin(self, slides: int, last_stage: str, dashboard: str | None) -> None:
+        """Tell how many slides there are."""
+        self._tell("begin", slides=slides, dashboard=dashboard)
+
+    def tell(self, news: StepNews) -> None:
+        """Tell how far a slide is."""
+        self._tell("step", slide=news.key, stage=news.what, done=news.done, total=news.total)
+
+    def finished(self, outcome: SlideOutcome) -> None:
+        """Tell what came of a slide."""
+        self._tell(
+            "slide",
+            slide=outcome.slide_id,
+            model=outcome.model,
+            status=outcome.status.value,
+            reused=outcome.reused,
+            error=outcome.error,
+            kind=outcome.kind,
+        )
+
+    def _tell(self, event: str, **facts: object) -> None:
+        click.echo(json.dumps({"event": event, "time": time.time(), **facts}), err=True)
 
 
 class RunDisplay:

@@ -22,6 +22,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _SEPARATOR = "__"
 
+VERBOSE = "wsi_pipeline.verbose"
+"""Key in the context of a command: whether it tells what happens."""
+
 
 def config_options(*stages: str) -> Callable[[Command], Command]:
     """Give a command one option per single value of the named stages, and ``--config``.
@@ -194,10 +197,28 @@ def output_options(command: Command) -> Command:
     return command
 
 
+def _note_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[VERBOSE] = value
+
+
 def _output_options() -> list[Callable[[Any], Any]]:
     return [
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-        click.option("--quiet", is_flag=True, help="No progress bars."),
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            help="Print the result as JSON; runs over slides tell how they go by a line of JSON "
+            "per event on standard error.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress."),
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            expose_value=False,
+            callback=_note_verbose,
+            help="Tell what happens, with tracebacks.",
+        ),
     ]
 
 

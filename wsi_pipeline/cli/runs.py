@@ -20,7 +20,7 @@ from wsi_pipeline.slide.inputs import Share, find_slides
 if TYPE_CHECKING:
     from wsi_pipeline.config import PipelineConfig
     from wsi_pipeline.predict.trained import TrainedModel
-    from wsi_pipeline.run.outcome import RunReport
+    from wsi_pipeline.run.outcome import RunReport, SlideOutcome
 
 BUCKET_SCHEME = "s3://"
 
@@ -49,14 +49,47 @@ def run_options(command: Command) -> Command:
             "--to tissue' writes one to begin with.",
         ),
         click.option(
-            "--overwrite", is_flag=True, help="Replace patch stores made with other options."
+            "--overwrite",
+            is_flag=True,
+            help="Replace patch stores that were made with other options or are damaged.",
         ),
+        redo_options,
         *_machine_options(),
     ]
     command = output_options(command)
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def redo_options(command: Command) -> Command:
+    """Give a command what says how much is done of what is asked for."""
+    only = click.option(
+        "--only",
+        multiple=True,
+        metavar="ID",
+        help="Of the slides that are named, do those of this id. Repeatable.",
+    )
+    redo = click.option(
+        "--redo", is_flag=True, help="Do everything anew, also what is finished already."
+    )
+    return redo(only(command))
+
+
+def chosen(slide_ids: Sequence[str], only: Sequence[str]) -> list[int]:
+    """Return the places of the ids that ``--only`` names; of all if it names none.
+
+    Raises
+    ------
+    ConfigError
+        If it names one that is not there.
+    """
+    unknown = [name for name in only if name not in slide_ids]
+    if unknown:
+        raise ConfigError(
+            f"--only {unknown[0]}: there is no slide of this id among the {len(slide_ids)} named"
+        )
+    return [place for place, name in enumerate(slide_ids) if not only or name in only]
 
 
 def _machine_options() -> list[Callable[[Any], Any]]:
@@ -68,7 +101,7 @@ def _machine_options() -> list[Callable[[Any], Any]]:
             type=click.IntRange(min=1),
             default=1,
             show_default=True,
-            help="Slides prepared at a time, each in a process of its own if above 1. Pays with "
+            help="Slides prepared at a time, each in a process of its own. Pays with "
             "many cores and small slides; prediction runs beside it in any case.",
         ),
         click.option(
@@ -141,35 +174,50 @@ def execute_run(
     store : bool
         Keep the patches.
     """
+    from wsi_pipeline.run.records import Records
     from wsi_pipeline.run.slides import RunOptions, run_slides
 
     share = share_of(values["shard_index"], values["shard_count"])
     jobs = find_slides(inputs, values["roi"], values.get("labels"), values["tissue_mask"])
-    quiet = values["quiet"] or values["as_json"]
+    jobs = [jobs[place] for place in chosen([job.slide_id for job in jobs], values["only"])]
     with _results(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
         options = RunOptions(
             out=out,
             config=config,
             workers=values["workers"],
             overwrite=values["overwrite"],
+            redo=values["redo"],
             store=store,
             slides_at_once=values["slides_at_once"],
             scheduler=values["scheduler"],
             share=share,
             bucket=bucket,
         )
-        with run_display(quiet) as monitor:
+        with run_display(values["quiet"], as_json=values["as_json"]) as monitor:
             report = run_slides(jobs, options, model=model, monitor=monitor)
-    finish_run(report, values["out"], as_json=values["as_json"])
+        log = Records(out).log_file(report.run)
+    finish_run(report, values["out"], as_json=values["as_json"], log=log)
 
 
-def finish_run(report: RunReport, out: str, *, as_json: bool) -> None:
-    """Print the report, and exit with 1 if a slide failed."""
+def finish_run(report: RunReport, out: str, *, as_json: bool, log: Path | None = None) -> None:
+    """Print the report and where the log is, and exit with 1 if a slide failed."""
+    if log is not None and log.exists():
+        click.echo(f"Log: {log}", err=True)
     if as_json:
         print_json(report.to_dict())
     else:
         print_report(report, out)
     if report.count(Status.FAILED):
+        raise SystemExit(1)
+
+
+def exit_if_failed(outcomes: Sequence[SlideOutcome]) -> None:
+    """Print why slides failed, and exit with 1 if one did."""
+    failed = [outcome for outcome in outcomes if outcome.status is Status.FAILED]
+    for outcome in failed:
+        hint = f" ({outcome.hint})" if outcome.hint else ""
+        click.echo(f"{outcome.slide_id} failed: {outcome.error}{hint}", err=True)
+    if failed:
         raise SystemExit(1)
 
 

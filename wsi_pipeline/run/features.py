@@ -30,7 +30,7 @@ from wsi_pipeline.run.outcome import SlideOutcome, Status, show_path
 from wsi_pipeline.run.work import finished_stages
 from wsi_pipeline.slide.inputs import SlideJob, find_slides
 from wsi_pipeline.store import PatchStore
-from wsi_pipeline.store.find import STORE_NAME, find_stores
+from wsi_pipeline.store.find import STORE_NAME, name_stores
 from wsi_pipeline.store.identity import recipe_hash
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def find_sources(inputs: Sequence[str]) -> list[SlideJob]:
     stores = [Path(name) for name in inputs if _holds_stores(Path(name))]
     slides = [name for name in inputs if not _holds_stores(Path(name))]
     found = [
-        SlideJob(path=store.path, slide_id=store.slide.slide_id)
-        for store in (find_stores(stores) if stores else ())
+        SlideJob(path=store, slide_id=_slide_of(store))
+        for store in (name_stores(stores) if stores else ())
     ]
     found += find_slides(slides) if slides else []
     seen: dict[str, SlideJob] = {}
@@ -92,6 +92,11 @@ def find_sources(inputs: Sequence[str]) -> list[SlideJob]:
             )
         seen[job.slide_id] = job
     return found
+
+
+def _slide_of(store: Path) -> str:
+    """Name the slide of a store by its folder; a store that is damaged fails when it is read."""
+    return store.absolute().parent.name if store.name == STORE_NAME else store.stem
 
 
 def run_features(

@@ -32,6 +32,7 @@ from wsi_pipeline.run.work import (
     predictions_origin,
     store_origin,
 )
+from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.slide.open import slide_files
 from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import PatchStore
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsi_pipeline.predict.trained import TrainedModel
-    from wsi_pipeline.slide.inputs import SlideJob
     from wsi_pipeline.types import Predictions, Progress, SlideRecords
 
 WAIT_SECONDS = 60
@@ -101,8 +101,51 @@ def prepare(
         files = options.relative({"patches": path})
         stages = {Stage.STORE.value: make_mark(options.out, origin, files)}
     return SlideOutcome(
-        **describe_slide(job, made.store), seconds=made.seconds, files=files, stages=stages
+        **describe_slide(job, made.store),
+        seconds=made.seconds,
+        files=files,
+        stages=stages,
     )
+
+
+def adopt(slide_id: str, options: SlideOptions, earlier: SlideOutcome | None) -> SlideOutcome:
+    """Take a patch store for what it is, without its slide, once all of it was read.
+
+    Parameters
+    ----------
+    slide_id : str
+        Name of the slide's folder.
+    options : SlideOptions
+        Where the store is.
+    earlier : SlideOutcome or None
+        What is on record of it.
+
+    Returns
+    -------
+    SlideOutcome
+        The record, as :func:`prepare` gives it.
+
+    Raises
+    ------
+    StoreError
+        If the store is damaged.
+    """
+    folder = options.folder(slide_id)
+    path = folder / STORE_NAME
+    with locked(folder, wait_seconds=WAIT_SECONDS):
+        clean_up(folder)
+        restore_folder(path)
+        store = PatchStore.open(path)
+        store.verify()
+        origin = {"recipe": store.config_hash, "fingerprint": store.fingerprint}
+        known = None if earlier is None else earlier.stages.get(Stage.STORE)
+        if known is not None and agrees(origin, known):
+            origin = known.made_from
+        files = options.relative({"patches": path})
+        stages = {Stage.STORE.value: make_mark(options.out, origin, files)}
+    slide_path = "" if earlier is None else earlier.path
+    facts = describe_slide(SlideJob(path=path, slide_id=slide_id), store)
+    return SlideOutcome(**facts | {"path": slide_path}, files=files, stages=stages)
 
 
 def _content(job: SlideJob, origin: dict[str, Any], mark: Mark | None) -> list[int]:

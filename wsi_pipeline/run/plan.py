@@ -63,6 +63,31 @@ class Planner:
         """Plan a slide."""
         return Journey(job.slide_id, partial(self._plan, job))
 
+    def journey_of_store(self, slide_id: str) -> Journey:
+        """Plan a slide whose patch store is there, without its file."""
+        return Journey(slide_id, partial(self._adopted, slide_id))
+
+    def _adopted(self, slide_id: str) -> tuple[SlideOutcome, list[Leg]]:
+        assert self._model is not None
+        patches = self._records.read(slide_id)
+        marks = {} if patches is None else patches.stages
+        start = SlideOutcome(slide_id=slide_id, path="", status=Status.EMPTY)
+        origins = {
+            stage: marks[stage].made_from for stage in (Stage.STORE, Stage.QC) if stage in marks
+        }
+        done = finished_stages(patches, origins, self._options.out)
+        legs: list[Leg] = []
+        if Stage.STORE in done and patches is not None:
+            start = replace(_sound(patches), stages=done, seconds={})
+        else:
+            step = partial(_adopt, slide_id, self._options, patches, self._model.spec.name)
+            legs.append(Leg(Lane.PREPARE, step))
+        start, found = self._predicted(slide_id, start)
+        legs += [] if found else [self._to_predict(slide_id)]
+        if legs or not {Stage.QC, Stage.EXPORTS} <= start.stages.keys():
+            legs.append(Leg(Lane.FINISH, partial(_finish, self._options)))
+        return start, legs
+
     def _stored(self, job: SlideJob) -> tuple[SlideOutcome, list[Leg]]:
         """Plan by way of a patch store."""
         patches = self._records.read(job.slide_id)
@@ -76,8 +101,8 @@ class Planner:
         if self._model is None:
             needed = {Stage.STORE, Stage.QC}
         else:
-            start, found = self._predicted(job, start)
-            legs += [] if found else [self._to_predict(job)]
+            start, found = self._predicted(job.slide_id, start)
+            legs += [] if found else [self._to_predict(job.slide_id)]
             needed = {Stage.STORE, Stage.QC, Stage.PREDICTIONS, Stage.EXPORTS}
         if legs or not needed <= start.stages.keys():
             legs.append(Leg(Lane.FINISH, partial(_finish, self._options)))
@@ -123,14 +148,14 @@ class Planner:
             record, origins, None if self._bucket is not None else self._options.out
         )
 
-    def _predicted(self, job: SlideJob, start: SlideOutcome) -> tuple[SlideOutcome, bool]:
+    def _predicted(self, slide_id: str, start: SlideOutcome) -> tuple[SlideOutcome, bool]:
         """Add what is on record of the model, and say whether the predictions are."""
         assert self._model is not None
         store = start.stages.get(Stage.STORE)
         if store is None:
             return start, False
         start = replace(start, model=self._model.spec.name)
-        record = self._records.read(job.slide_id, self._model.spec.name)
+        record = self._records.read(slide_id, self._model.spec.name)
         if record is None:
             return start, False
         origin = predictions_origin(self._model, self._options, store)
@@ -155,9 +180,9 @@ class Planner:
         step = partial(_prepare, job, self._options, patches, model)
         return [*legs, Leg(Lane.PREPARE, step)]
 
-    def _to_predict(self, job: SlideJob) -> Leg:
+    def _to_predict(self, slide_id: str) -> Leg:
         assert self._model is not None
-        record = self._records.read(job.slide_id, self._model.spec.name)
+        record = self._records.read(slide_id, self._model.spec.name)
         return Leg(Lane.PREDICT, partial(_predict, self._options, record))
 
     def _to_bucket(
@@ -199,6 +224,19 @@ def _prepare(
 
     # from here on the record is that of slide and model
     return replace(prepare(job, options, earlier, tools.progress), model=model)
+
+
+def _adopt(
+    slide_id: str,
+    options: SlideOptions,
+    earlier: SlideOutcome | None,
+    model: str,
+    outcome: SlideOutcome,
+    tools: Tools,
+) -> SlideOutcome:
+    from wsi_pipeline.run.one_slide import adopt
+
+    return replace(adopt(slide_id, options, earlier), model=model)
 
 
 def _predict(

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.run.bucket import Bucket
-from wsi_pipeline.run.folder import Crew, Monitor, NoMonitor, RunOptions, run_journeys
+from wsi_pipeline.run.folder import (
+    Crew,
+    Monitor,
+    NoMonitor,
+    RunOptions,
+    run_journeys,
+)
 from wsi_pipeline.run.lanes import Lane
 from wsi_pipeline.run.plan import Planner
 

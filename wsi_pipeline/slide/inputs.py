@@ -40,8 +40,15 @@ COLUMNS = ("path", "mpp", "slide_id", "roi", "labels", "tissue_mask", "group")
 OTHER_NAMES = {"slide_mpp": "mpp", "patient": "group", "case_id": "group"}
 """What people call these columns after an option, or in tables of labels."""
 
+_FIRST = re.compile(r"\A.", re.DOTALL)
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
 _DICOM = ".dcm"
+VIEWS = frozenset({"run.json", "index.html", "summary.csv"})
+"""Files that a run keeps beside the folders of its slides."""
+
+MAX_ID_BYTES = 250
+"""What file systems take as the name of a folder, less a little."""
+
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 MASK_SUFFIXES = (".geojson", ".json", ".xml", ".png", ".tif", ".tiff")
@@ -107,6 +114,29 @@ class SlideJob:
     labels: Path | None = None
     tissue_mask: Path | None = None
     group: str | None = None
+
+    def __post_init__(self) -> None:
+        problem = _wrong_with(self.slide_id) if self.slide_id else None
+        if problem is not None:
+            raise ConfigError(
+                f"slide id {self.slide_id!r} {problem}; it names the folder of the slide's "
+                f"results: give another slide_id in a CSV table"
+            )
+
+
+def _wrong_with(slide_id: str) -> str | None:
+    """Say why a slide id cannot be the name of a folder among the results, if so."""
+    if "/" in slide_id or os.sep in slide_id:
+        return "holds a path"
+    if slide_id.startswith("."):
+        return "begins with a dot"
+    if _NO_TEXT.search(slide_id):
+        return "holds what is no text"
+    if slide_id.casefold() in VIEWS:
+        return "is the name of a file of the run"
+    if len(slide_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        return f"is longer than {MAX_ID_BYTES} bytes"
+    return None
 
 
 def find_slides(
@@ -339,9 +369,17 @@ def _by_folder(path: Path) -> str:
 
 
 def _readable(name: str) -> str:
-    """Write what is no text, such as bytes of names from other systems, as ``%ff``."""
+    """Write what is no text, such as bytes of names from other systems, as ``%ff``.
+
+    So is the first letter of names that results cannot have, such as ``..`` of a file ``...tif``.
+    """
     decoded = os.fsencode(name).decode("utf-8", "surrogateescape")
-    return _NO_TEXT.sub(lambda found: f"%{ord(found[0]) & 0xFF:02x}", decoded)
+    text = _NO_TEXT.sub(_escape, decoded)
+    return _FIRST.sub(_escape, text) if text.startswith(".") or text.casefold() in VIEWS else text
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"%{ord(found[0]) & 0xFF:02x}"
 
 
 def slide_stem(path: Path) -> str:

@@ -13,7 +13,12 @@ STORE_NAME = "patches.zarr"
 
 
 def find_stores(paths: Sequence[Path]) -> list[PatchStore]:
-    """Open patch stores, given themselves or by a folder of results.
+    """Open patch stores, given themselves or by a folder of results; see :func:`name_stores`."""
+    return [PatchStore.open(store) for store in name_stores(paths)]
+
+
+def name_stores(paths: Sequence[Path]) -> list[Path]:
+    """Find patch stores, given themselves or by a folder of results; none is opened.
 
     Parameters
     ----------
@@ -22,20 +27,20 @@ def find_stores(paths: Sequence[Path]) -> list[PatchStore]:
 
     Returns
     -------
-    list of PatchStore
-        Open stores, sorted by path within each folder.
+    list of Path
+        Stores, sorted within each folder.
 
     Raises
     ------
     StoreNotFoundError
         If a folder holds none.
     """
-    found: list[PatchStore] = []
+    found: list[Path] = []
     for path in paths:
         below = [path] if (path / "zarr.json").exists() else sorted(path.rglob(STORE_NAME))
         if not below:
             raise StoreNotFoundError(
                 f"there is no {STORE_NAME} in {path}; make one with 'wsi-pipeline preprocess'"
             )
-        found.extend(PatchStore.open(store) for store in below)
+        found.extend(below)
     return found

@@ -20,6 +20,7 @@ from wsi_pipeline.errors import (
 )
 from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.store.schema import (
+    UNREADABLE,
     open_group,
     parse_he_values,
     parse_slide,
@@ -79,12 +80,16 @@ class PatchStore:
             If a shard is missing.
         """
         path = Path(path)
-        store = cls(path, open_group(path))
+        group = open_group(path)
         try:
+            store = cls(path, group)
             _ = store.slide, store.grid, store.stain, store.mask, store.he_values
-        except (KeyError, TypeError, ValueError) as error:
+        except StoreError:
+            raise
+        except UNREADABLE as error:
             raise StoreSchemaError(
-                f"{path} is damaged: {error!r} in its attributes; preprocess the slide again"
+                f"{path} is damaged: {error!r} in its headers; preprocess the slide again with "
+                f"--overwrite"
             ) from error
         store._require_shards()
         return store

@@ -22,6 +22,7 @@ from wsi_pipeline.config import HeValues, StoreConfig
 from wsi_pipeline.errors import StoreNotFoundError, StoreSchemaError
 from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.store.shards import COMPRESSOR, LEVEL, ShardLayout
+from wsi_pipeline.store.sums import check_sums
 from wsi_pipeline.types import (
     STAIN_CONVENTION,
     SlideInfo,
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 FORMAT = "wsi-pipeline patch store"
 SCHEMA = 1
 UNLABELLED = -1
+
+UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError,
+    RecursionError, OverflowError, NotImplementedError,
+)  # fmt: skip
+"""What zarr raises of headers that are damaged; those with checksums do not come that far."""
 
 _FLAT: ChunkKeyEncodingLike = {"name": "default", "separator": "."}
 """Chunks lie as files in the folder of their array, not in a folder per axis."""
@@ -273,9 +280,10 @@ def open_group(path: Path) -> zarr.Group:
         unfinished = partial_path(path).exists()
         advice = "run preprocess again to finish it" if unfinished else "check the path"
         raise StoreNotFoundError(f"there is no finished patch store at {path}; {advice}")
+    check_sums(path)
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise StoreSchemaError(
             f"{path} is not a patch store ({error}); give one made by 'wsi-pipeline preprocess'"
         ) from error

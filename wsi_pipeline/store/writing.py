@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import StoreError, StoreExistsError
+from wsi_pipeline.files import take_place
 from wsi_pipeline.store.identity import decisive, differences
 from wsi_pipeline.store.reading import PatchStore
 from wsi_pipeline.store.schema import (
@@ -28,6 +29,7 @@ from wsi_pipeline.store.schema import (
     shard_layout,
 )
 from wsi_pipeline.store.shards import round_to_bits, write_shard_file
+from wsi_pipeline.store.sums import without_sums, write_sums
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import StoreConfig
@@ -229,9 +231,10 @@ class StoreWriter:
                 f"{self._partial} lacks {len(pending)} of {len(self.shards)} shards, the first is "
                 f"{pending[0]}; run again to write them"
             )
+        write_sums(self._partial)
         PatchStore.open(self._partial)
         (self._partial / JOURNAL).unlink()
-        _take_place(self._partial, self.path)
+        take_place(self._partial, self.path)
         return PatchStore.open(self.path)
 
     def _check(self, index: int, patches: dict[str, NDArray[Any]]) -> None:
@@ -356,7 +359,7 @@ def _agrees(partial: Path, header: StoreHeader, config: StoreConfig) -> bool:
             config.keep_rgb,
         )
         return (
-            _comparable(dict(group.attrs)) == _comparable(header.attributes())
+            _comparable(without_sums(dict(group.attrs))) == _comparable(header.attributes())
             and layout == wanted
             and all(
                 name in group and np.array_equal(np.asarray(group[name]), values)
@@ -370,15 +373,3 @@ def _agrees(partial: Path, header: StoreHeader, config: StoreConfig) -> bool:
 
 def _comparable(attributes: dict[str, Any]) -> dict[str, Any]:
     return {**attributes, "config": decisive(attributes["config"]), "config_hash": None}
-
-
-def _take_place(new: Path, path: Path) -> None:
-    """Rename ``new`` to ``path``; an older store steps aside first and goes only afterwards."""
-    old = path.with_name(f"{path.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    if path.exists():
-        path.rename(old)
-    new.rename(path)
-    if old.exists():
-        shutil.rmtree(old)

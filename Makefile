@@ -15,7 +15,7 @@ help: ## show this table
 
 env: .venv/.ready ## make the environment in .venv, with pinned packages
 
-.venv/.ready: pyproject.toml setup.cfg constraints.txt
+.venv/.ready: pyproject.toml setup.cfg constraints.txt viewer/package-lock.json
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 env")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

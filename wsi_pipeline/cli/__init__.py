@@ -18,12 +18,14 @@ from wsi_pipeline.cli.features import features
 from wsi_pipeline.cli.heatmap import heatmap
 from wsi_pipeline.cli.info import info
 from wsi_pipeline.cli.ingest import ingest
+from wsi_pipeline.cli.learn import learn
 from wsi_pipeline.cli.mil import mil
 from wsi_pipeline.cli.predict import predict
 from wsi_pipeline.cli.preprocess import preprocess
 from wsi_pipeline.cli.report import report
 from wsi_pipeline.cli.run import run
 from wsi_pipeline.cli.train import train
+from wsi_pipeline.cli.view import view
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,6 +54,8 @@ for _command in (
     explain,
     export,
     run,
+    view,
+    learn,
     report,
     ingest,
     train,

@@ -5,6 +5,7 @@ Attention is a share of a decision, not a probability: over the tiles of a slide
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wsi_pipeline.errors import PredictionsError
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.results.export.geojson import tile_boxes, tile_feature, write_collection
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DECIMALS = 8
+METADATA_KEY = b"wsi_pipeline"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +101,44 @@ def write_attention_table(path: Path, attention: TileAttention) -> None:
         columns[name] = np.ascontiguousarray(attention.values[:, index])
         columns[f"{name}_percentile"] = np.ascontiguousarray(attention.percentile[:, index])
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    about = {
+        "names": attention.names,
+        "shape": attention.shape,
+        "extent": attention.extent,
+        "pitch": attention.pitch,
+    }
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
     with replace_atomically(path) as partial:
         pq.write_table(table, partial, compression="zstd")
+
+
+def read_attention_table(path: Path) -> TileAttention:
+    """Read what :func:`write_attention_table` wrote.
+
+    Raises
+    ------
+    PredictionsError
+        If the file is missing, damaged, or no table of attention.
+    """
+    try:
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+        rows, cols = about["shape"]
+        return TileAttention(
+            values=np.stack([columns[name] for name in about["names"]], axis=1),
+            names=tuple(about["names"]),
+            xy=np.stack([columns["x"], columns["y"]], axis=1),
+            rc=np.stack([columns["row"], columns["col"]], axis=1).astype(np.int32),
+            shape=(rows, cols),
+            extent=about["extent"],
+            pitch=about["pitch"],
+        )
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise PredictionsError(
+            f"{path} is not a table of attention ({error}); make it anew with 'wsi-pipeline mil "
+            "predict'"
+        ) from error
 
 
 def write_attention_geojson(

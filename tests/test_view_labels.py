@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import shape
 
+from tests import stores
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.errors import AnnotationError, ConfigError
 from wsi_pipeline.learn import ClassName
@@ -20,7 +22,7 @@ from wsi_pipeline.view.classes import parse_classes, read_classes, write_classes
 from wsi_pipeline.view.labels import LabelFile
 from wsi_pipeline.view.shapes import BadShape, brush_area, erase
 
-SIZE = (1000, 800)
+SLIDE = replace(stores.SLIDE, size_wh=(1000, 800), level_sizes_wh=((1000, 800), (500, 400)))
 SQUARE = {
     "type": "Polygon",
     "coordinates": [[[10, 10], [30, 10], [30, 30], [10, 30], [10, 10]]],
@@ -31,14 +33,14 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def put(name: Any = "tumor", key: str | None = None, **changes: Any) -> dict[str, Any]:
+def put(name: Any = "tumor", key: Any = None, **changes: Any) -> dict[str, Any]:
     values = {"id": key or new_id(), "geometry": SQUARE, "name": name, "color": "#d55e00"}
     return {"put": {**values, **changes}}
 
 
 @pytest.fixture
 def labels(tmp_path: Path) -> LabelFile:
-    return LabelFile(tmp_path / "slide" / "labels.geojson", SIZE)
+    return LabelFile(tmp_path / "slide" / "labels.geojson", SLIDE)
 
 
 def test_a_label_is_on_disk_when_the_change_is_confirmed(labels: LabelFile) -> None:
@@ -109,7 +111,7 @@ def request(kind: str, a: int, b: int) -> dict[str, Any]:
 def test_undoing_everything_gives_the_first_state_and_redoing_the_last(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int]]
 ) -> None:
-    labels = LabelFile(tmp_path_factory.mktemp("undo") / "l.geojson", SIZE)
+    labels = LabelFile(tmp_path_factory.mktemp("undo") / "l.geojson", SLIDE)
     labels.apply(put(key=KEYS[0]))
     first = labels.features()
     undos = [labels.apply(request(*step))["undo"] for step in steps]
@@ -137,7 +139,7 @@ def test_what_qupath_wrote_stays_as_it_is(tmp_path: Path) -> None:
         "properties": {"objectType": "annotation", "isLocked": True, "metadata": {"a": "b"}},
     }
     path.write_text(json.dumps([point, locked, SQUARE]), encoding="utf-8")
-    labels = LabelFile(path, SIZE)
+    labels = LabelFile(path, SLIDE)
 
     labels.apply(put(key=locked["id"], name="stroma"))
 
@@ -159,7 +161,7 @@ def test_annotations_of_another_format_are_shown_and_become_editable(tmp_path: P
         "</ASAP_Annotations>"
     )
     before = given_file.read_bytes()
-    labels = LabelFile(tmp_path / "labels.geojson", SIZE, given_file)
+    labels = LabelFile(tmp_path / "labels.geojson", SLIDE, given_file)
     (shown,) = labels.features()
     assert shown["properties"]["classification"]["name"] == "Tumor"
     assert not labels.path.exists()
@@ -170,6 +172,20 @@ def test_annotations_of_another_format_are_shown_and_become_editable(tmp_path: P
     (area,) = labels.areas()
     assert area.name == "Tumor"
     assert 0 < area.geometry.area < 40.5
+
+
+def test_files_count_from_where_qupath_begins_and_the_page_from_the_corner(tmp_path: Path) -> None:
+    slide = replace(SLIDE, bounds_xy=(100, 40))
+    labels = LabelFile(tmp_path / "labels.geojson", slide)
+
+    labels.apply(put())
+
+    (written,) = json.loads(labels.path.read_text())["features"]
+    assert shape(written["geometry"]).bounds == (-90, -30, -70, -10)
+    (shown,) = labels.features()
+    assert shape(shown["geometry"]).bounds == (10, 10, 30, 30)
+    (area,) = labels.areas()
+    assert area.geometry.bounds == (10, 10, 30, 30)
 
 
 BAD: list[Any] = [

@@ -6,13 +6,14 @@ it sends.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ConfigError, ReportError
-from wsi_pipeline.run.outcome import RunReport, SlideOutcome
+from wsi_pipeline.run.outcome import RunReport, SlideOutcome, Status
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.find import STORE_NAME
 
@@ -190,5 +191,15 @@ class ResultsFolder:
         with self._lock:
             if seen != self._seen:
                 self._report = RunReport.read(path)
-                self._records = {outcome.slide_id: outcome for outcome in self._report.outcomes}
+                self._records = _by_slide(self._report.outcomes)
                 self._seen = seen
+
+
+def _by_slide(outcomes: Iterable[SlideOutcome]) -> dict[str, SlideOutcome]:
+    """Choose one record per slide, of those of its models: one that is done, if there is any."""
+    chosen: dict[str, SlideOutcome] = {}
+    for outcome in outcomes:
+        known = chosen.setdefault(outcome.slide_id, outcome)
+        if known.status is not Status.DONE and outcome.status is Status.DONE:
+            chosen[outcome.slide_id] = outcome
+    return chosen

@@ -12,14 +12,18 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shapely.geometry import mapping
+import shapely.affinity
+from shapely.geometry import mapping, shape
 
 from wsi_pipeline.annotations import Annotation, read_annotations
 from wsi_pipeline.errors import AnnotationError
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.view.shapes import BadShape, brush_area, erase, parse_area, to_geojson
+
+if TYPE_CHECKING:
+    from wsi_pipeline.types import SlideInfo
 
 MAX_FEATURES = 200_000
 """Most objects of one slide: QuPath itself is slow above."""
@@ -44,14 +48,14 @@ class LabelFile:
         ``.geojson``; it need not exist.
     given : Path or None
         Annotations of any format to begin with where ``path`` does not exist.
-    size_wh : tuple of int
-        Size of the slide, level-0 px.
+    info : SlideInfo
+        The slide. Files count from where QuPath begins, the page from the corner of the slide.
     """
 
-    def __init__(self, path: Path, size_wh: tuple[int, int], given: Path | None = None) -> None:
+    def __init__(self, path: Path, info: SlideInfo, given: Path | None = None) -> None:
         self.path = path
         self._given = given
-        self._size_wh = size_wh
+        self._info = info
         self._lock = Lock()
 
     def features(self) -> list[Feature]:
@@ -67,7 +71,10 @@ class LabelFile:
     def areas(self) -> tuple[Annotation, ...]:
         """Return the named areas, as every command reads them; empty without a file."""
         file = self._source()
-        return () if file is None else read_annotations(file, self._size_wh)
+        return () if file is None else self._areas(file)
+
+    def _areas(self, file: Path) -> tuple[Annotation, ...]:
+        return read_annotations(file, self._info.size_wh, bounds_xy=self._info.bounds_xy)
 
     def apply(self, request: Any) -> dict[str, Changes]:  # noqa: ANN401 -- JSON
         """Make a change and write it.
@@ -113,16 +120,19 @@ class LabelFile:
         return self.path if self.path.exists() else self._given
 
     def _read(self) -> dict[str, Feature]:
-        if self.path.exists():
-            return {feature["id"]: feature for feature in _load(self.path)}
-        if self._given is None:
+        source = self._source()
+        if source is None:
             return {}
-        if self._given.suffix.lower() in (".geojson", ".json") and _is_geojson(self._given):
-            return {feature["id"]: feature for feature in _load(self._given)}
-        return _import(read_annotations(self._given, self._size_wh))
+        if source != self.path and not _is_geojson(source):
+            return _import(self._areas(source))
+        return {part["id"]: _moved(part, self._info.bounds_xy) for part in _load(source)}
 
     def _write(self, features: Mapping[str, Feature]) -> None:
-        document = {"type": "FeatureCollection", "features": list(features.values())}
+        x, y = self._info.bounds_xy
+        document = {
+            "type": "FeatureCollection",
+            "features": [_moved(feature, (-x, -y)) for feature in features.values()],
+        }
         with replace_atomically(self.path) as partial:
             partial.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
 
@@ -264,8 +274,18 @@ def _with_id(part: dict[str, Any], index: int) -> Feature:
     return {**part, "id": str(uuid.uuid5(uuid.NAMESPACE_OID, text))}
 
 
+def _moved(feature: Feature, by_xy: tuple[int, int]) -> Feature:
+    """Move an object; the very same where there is nothing to move."""
+    if by_xy == (0, 0) or not feature.get("geometry"):
+        return feature
+    moved = shapely.affinity.translate(shape(feature["geometry"]), *by_xy)
+    return {**feature, "geometry": json.loads(shapely.to_geojson(moved))}
+
+
 def _is_geojson(path: Path) -> bool:
-    """Whether a JSON file is GeoJSON rather than that of another program."""
+    """Whether a file is GeoJSON rather than that of another program."""
+    if path.suffix.lower() not in (".geojson", ".json"):
+        return False
     text = path.read_text(encoding="utf-8-sig", errors="replace")[:4096]
     return '"Feature' in text or '"coordinates"' in text
 

@@ -140,7 +140,7 @@ class Learner:
     def _labelled(self, slide_id: str) -> list[str]:
         """Name the slide looked at, and every other that has labels."""
         others = [name for name in self._slides.slide_ids() if name != slide_id]
-        return [slide_id, *(name for name in others if self._slides.labels(name).path.exists())]
+        return [slide_id, *(name for name in others if self._slides.has_labels(name))]
 
     def _prepare(self, names: list[str]) -> dict[str, int] | None:
         """See to it that features are computed; say how far that is, or None when it is done."""

@@ -92,6 +92,11 @@ class Slides:
         """Return what was drawn on a slide."""
         return self.labels(slide_id).areas()
 
+    def has_labels(self, slide_id: str) -> bool:
+        """Whether there is a file of labels, without opening the slide."""
+        path = self.folder.labels_path(slide_id)
+        return path.exists() or _given(path) is not None
+
     def labels(self, slide_id: str) -> LabelFile:
         """Return the file of a slide's labels; one per slide, so that changes wait in line."""
         path = self.folder.labels_path(slide_id)
@@ -100,8 +105,8 @@ class Slides:
     def _label_file(self, slide_id: str, path: Path, given: Path | None) -> LabelFile:
         key = (slide_id, path.name)
         if key not in self._label_files:
-            width, height = self.folder.record(slide_id).slide["size_wh"]
-            self._label_files.setdefault(key, LabelFile(path, (width, height), given))
+            with self.open(slide_id) as slide:
+                self._label_files.setdefault(key, LabelFile(path, slide.info, given))
         return self._label_files[key]
 
     def close(self) -> None:
@@ -115,7 +120,13 @@ class Slides:
             "status": outcome.status,
             "error": outcome.error,
             "tiles": outcome.funnel.get("kept", 0),
+            "tissue_mm2": outcome.tissue_mm2,
             "shares": outcome.class_shares,
+            "colors": outcome.class_colors,
+            "mm2": {
+                name: share * outcome.funnel.get("kept", 0) * outcome.tile_mm2
+                for name, share in outcome.class_shares.items()
+            },
             "flags": _flags(outcome),
         }
 

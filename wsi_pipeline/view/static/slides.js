@@ -48,10 +48,10 @@ export class SlideList {
 
   #entry(slide) {
     const shares = Object.entries(slide.shares).filter(([, share]) => share > 0);
-    const bar = h("span", { class: "bar", title: shares.map(([name, share]) => `${name} ${percent(share)}`).join(", ") },
-      shares.map(([name, share]) => h("span", { width: `${100 * share}%`, background: this.colors.get(name) ?? "#7f7f7f" })));
+    const bar = h("span", { class: "bar", title: shares.map(([name, share]) => `${name} ${slide.mm2[name].toFixed(2)} mm² (${percent(share)})`).join(", ") },
+      shares.map(([name, share]) => h("span", { width: `${100 * share}%`, background: this.colors.get(name) ?? slide.colors[name] ?? "#7f7f7f" })));
     const failed = slide.status !== "done";
-    const note = failed ? slide.status : slide.flags.length ? "flagged" : `${slide.tiles} tiles`;
+    const note = failed ? slide.status : slide.flags.length ? "flagged" : `${slide.tissue_mm2.toFixed(1)} mm² of tissue`;
     const button = h("button", {
       type: "button", disabled: slide.status === "failed", title: slide.error ?? slide.flags.join("; "),
       "aria-current": String(slide.id === this.current), onclick: () => this.choose(slide.id),

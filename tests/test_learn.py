@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -255,7 +256,7 @@ def test_features_are_computed_once_from_the_slide(known_slide: KnownSlide, tmp_
     store = PatchStore.open(out / "known" / "patches.zarr")
     assert not store.has_rgb
     config = PredictConfig(device="cpu")
-    path = tmp_path / "known.h5"
+    path = tmp_path / "known.npz"
     with open_slide(known_slide.path) as slide:
         first = compute_features(store, slide, colours(), config, path)
         x, y = store.grid.level_xy[3].tolist()
@@ -273,15 +274,14 @@ def test_features_are_computed_once_from_the_slide(known_slide: KnownSlide, tmp_
 
 
 def test_an_encoder_of_stains_is_refused(known_slide: KnownSlide, tmp_path: Path) -> None:
-    from tests.runs import bluer
-
     out = make_results(known_slide, tmp_path / "out")
     store = PatchStore.open(out / "known" / "patches.zarr")
+    stained = replace(colours(), spec=replace(colours().spec, input="he"))
     with (
         open_slide(known_slide.path) as slide,
         pytest.raises(FeaturesError, match="an encoder of RGB patches"),
     ):
-        compute_features(store, slide, bluer(), PredictConfig(), tmp_path / "f.h5")
+        compute_features(store, slide, stained, PredictConfig(), tmp_path / "f.npz")
 
 
 @pytest.mark.slow

@@ -20,10 +20,10 @@ from torch import nn
 
 from tests.runs import bluer
 from wsi_pipeline.config import load_config
-from wsi_pipeline.predict.trained import TrainedModel
+from wsi_pipeline.predict.trained import TrainedEncoder
 from wsi_pipeline.run.slides import RunOptions, run_slides
 from wsi_pipeline.slide.inputs import SlideJob
-from wsi_pipeline.types import ModelSpec
+from wsi_pipeline.types import EncoderSpec
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -60,19 +60,18 @@ class Colours(nn.Module):
         return torch.cat([rgb.mean(dim=(2, 3)), rgb.std(dim=(2, 3))], dim=1)
 
 
-def colours() -> TrainedModel:
+def colours() -> TrainedEncoder:
     """An encoder that tells classes of the synthetic slide apart in milliseconds."""
-    spec = ModelSpec(
+    spec = EncoderSpec(
         name="colours",
-        class_names=(),
-        class_colors=(),
         mpp=0.5,
         patch_px=64,
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         input="rgb",
+        features=6,
     )
-    return TrainedModel(module=Colours(), spec=spec, fingerprint="c" * 64, trained_on="nothing")
+    return TrainedEncoder(module=Colours(), spec=spec, fingerprint="c" * 64, trained_on="nothing")
 
 
 @contextmanager

@@ -179,55 +179,6 @@ def load_explainer(name: str) -> TrainedModel:
     return _trained(name, lambda bundle: bundle.explainer())
 
 
-def load_frozen_encoder(name: str) -> TrainedModel:
-    """Load an encoder of RGB patches that is not trained further.
-
-    Parameters
-    ----------
-    name : str
-        A name or card file of an encoder, or the folder of a bundle on RGB. Weights that are not
-        on this machine are not fetched.
-
-    Returns
-    -------
-    TrainedModel
-        Its module maps patches to (B, F) features.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such encoder, or what it needs is not installed.
-    """
-    if Path(name).is_dir():
-        return load_encoder(name)
-    from wsi_models.encoders import EncoderError, find_encoder
-    from wsi_models.encoders import load_encoder as load_published
-
-    from wsi_pipeline.predict.trained import TrainedModel
-
-    try:
-        found = load_published(find_encoder(name))
-    except EncoderError as error:
-        raise ConfigError(str(error)) from error
-    transform = found.card.transform
-    spec = ModelSpec(
-        name=found.card.name,
-        class_names=(),
-        class_colors=(),
-        mpp=found.card.mpp,
-        patch_px=transform.input_px,
-        mean=transform.mean,
-        std=transform.std,
-        input="rgb",
-    )
-    return TrainedModel(
-        module=found.module,
-        spec=spec,
-        fingerprint=found.identity,
-        trained_on=found.card.title,
-    )
-
-
 def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedModel:
     from wsi_models.bundle import BundleError, available_bundles, bundle_path, load_bundle
 

@@ -25,7 +25,7 @@ def encoder_option(command: Command) -> Command:
         show_default=True,
         metavar="NAME",
         help="Frozen encoder whose features are learnt from: the default, which saw photographs "
-        "only, or the folder of a bundle on RGB patches.",
+        "only, another of 'wsi-pipeline encoders', or the folder of a bundle on RGB patches.",
     )(command)
 
 
@@ -34,10 +34,10 @@ def folder_learning(
 ) -> FolderLearning:
     """Say how the slides of a folder are learnt from, with the encoder loaded."""
     from wsi_pipeline.learn import FolderLearning
-    from wsi_pipeline.models import load_frozen_encoder
+    from wsi_pipeline.models import load_encoder
 
     return FolderLearning(
-        source=source, encoder=load_frozen_encoder(encoder), config=config, work=folder.work
+        source=source, encoder=load_encoder(encoder), config=config, work=folder.work
     )
 
 

@@ -5,28 +5,30 @@ Tiles are read from the slide itself, so that a store of H/E patches serves too.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import FeaturesError
-from wsi_pipeline.store.features import SlideFeatures, read_features, write_features
+from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.types import STAIN_CONVENTION, NoProgress, Progress
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import PredictConfig
-    from wsi_pipeline.predict.trained import TrainedModel
+    from wsi_pipeline.predict.trained import TrainedEncoder
     from wsi_pipeline.slide.open import Slide
     from wsi_pipeline.store import PatchStore
-    from wsi_pipeline.types import ModelSpec, TileGrid
+    from wsi_pipeline.types import EncoderSpec, TileGrid
 
 
 def compute_features(
     store: PatchStore,
     slide: Slide,
-    encoder: TrainedModel,
+    encoder: TrainedEncoder,
     config: PredictConfig,
     path: Path,
     *,
@@ -40,13 +42,13 @@ def compute_features(
         Which tiles there are.
     slide : Slide
         The slide they are read from, open.
-    encoder : TrainedModel
+    encoder : TrainedEncoder
         Its module maps RGB patches to (B, F) features. Tiles are shrunk or enlarged to its
         ``patch_px``, so that it sees all of each.
     config : PredictConfig
         Device, batch size, precision.
     path : Path
-        ``.h5`` to keep them in.
+        ``.npz`` to keep them in.
     progress : Progress or None
         Told of every batch.
 
@@ -76,10 +78,8 @@ def compute_features(
     found = _find(path, len(store), about)
     if found is None:
         found = _encode(store.grid, slide, encoder, config, progress or NoProgress())
-        described = SlideFeatures(
-            slide_id=store.slide.slide_id, features=found, xy=store.xy, about=about
-        )
-        write_features(path, described)
+        with replace_atomically(path) as partial:
+            np.savez(partial, features=found, about=json.dumps(about))
     return found
 
 
@@ -88,20 +88,22 @@ def _find(path: Path, tiles: int, about: dict[str, Any]) -> NDArray[np.float32] 
     if not path.exists():
         return None
     try:
-        kept = read_features(path)
-    except FeaturesError:
-        return None  # damaged: computing them again is what the reader would advise
-    return kept.features if kept.about == about and len(kept.features) == tiles else None
+        with path.open("rb") as file, np.load(file) as kept:  # a checksum guards each array
+            features = np.asarray(kept["features"], dtype=np.float32)
+            same = json.loads(str(kept["about"])) == about and len(features) == tiles
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None  # damaged: computing them again is all that could be advised
+    return features if same else None
 
 
 def _encode(
-    grid: TileGrid, slide: Slide, encoder: TrainedModel, config: PredictConfig, progress: Progress
+    grid: TileGrid, slide: Slide, encoder: TrainedEncoder, config: PredictConfig, progress: Progress
 ) -> NDArray[np.float32]:
     # torch is loaded here, so that a page that only shows results does not wait for it
-    from wsi_pipeline.predict.patches import extract_features
+    from wsi_pipeline.predict.encode import colour_feed, encode_feed
 
     tiles = _WholeTiles(grid, slide, encoder.spec)
-    return extract_features(tiles, encoder.module, encoder.spec, config, progress)
+    return encode_feed(colour_feed(tiles, encoder.spec, None), encoder, config, progress)
 
 
 class _WholeTiles:
@@ -113,7 +115,7 @@ class _WholeTiles:
     has_rgb = True
     stain_convention = STAIN_CONVENTION
 
-    def __init__(self, grid: TileGrid, slide: Slide, spec: ModelSpec) -> None:
+    def __init__(self, grid: TileGrid, slide: Slide, spec: EncoderSpec) -> None:
         self.patch_px, self.mpp = spec.patch_px, spec.mpp
         self.xy, self.rc, self.grid_shape = grid.xy, grid.rc, grid.shape
         self.extent, self.pitch = grid.extent, grid.pitch

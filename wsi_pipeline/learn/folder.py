@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from wsi_pipeline.annotations import Annotation
     from wsi_pipeline.config import PredictConfig
-    from wsi_pipeline.predict.trained import TrainedModel
+    from wsi_pipeline.predict.trained import TrainedEncoder
     from wsi_pipeline.slide.open import Slide
     from wsi_pipeline.store import PatchStore
     from wsi_pipeline.types import Predictions, Progress
@@ -56,7 +56,7 @@ class FolderLearning:
     ----------
     source : SlideSource
         The slides.
-    encoder : TrainedModel
+    encoder : TrainedEncoder
         Maps RGB patches to features; frozen.
     config : PredictConfig
         Device, batch size, precision.
@@ -65,7 +65,7 @@ class FolderLearning:
     """
 
     source: SlideSource
-    encoder: TrainedModel
+    encoder: TrainedEncoder
     config: PredictConfig
     work: Path
 
@@ -80,7 +80,7 @@ class FolderLearning:
     def path(self, slide_id: str) -> Path:
         """Return the file that keeps the features of a slide."""
         name = f"{self.encoder.spec.name}-{self.encoder.fingerprint[:8]}"
-        return self.work / FEATURES_FOLDER / name / f"{slide_id}.h5"
+        return self.work / FEATURES_FOLDER / name / f"{slide_id}.npz"
 
     def labels(
         self, slide_id: str, classes: Sequence[ClassName], features: NDArray[np.float32]

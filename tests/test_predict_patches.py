@@ -19,6 +19,7 @@ from tests.stores import make_header, make_store
 from wsi_pipeline.config import HeValues, Precision, PredictConfig, StoreConfig
 from wsi_pipeline.errors import ModelMismatchError, ModelOutputError
 from wsi_pipeline.predict.patches import predict_store
+from wsi_pipeline.predict.trained import TrainedModel
 from wsi_pipeline.types import STAIN_CONVENTION, ModelSpec
 
 SPEC = ModelSpec(
@@ -400,3 +401,40 @@ def test_gpu_agrees_with_the_formulas(
 
     network.cpu()
     np.testing.assert_allclose(prob, reference, atol=tolerance, rtol=0)
+
+
+class Doubter(nn.Module):
+    """Gives the logits of :class:`Means`, and the mean of H in units of 0.2 as a distance."""
+
+    def forward(self, he: Tensor) -> Tensor:
+        return torch.cat([Means()(he), he[:, :1].mean(dim=(2, 3)).abs() / 0.2], dim=1)
+
+
+def test_a_distance_is_no_class() -> None:
+    source = make_source(40)
+    source.he[:10, 0] = 255  # far from the mean that the normalisation takes away
+    plain = predict_store(source, Means(), SPEC, CPU)
+    given = predict_store(source, Doubter(), replace(SPEC, gives_distance=True), CPU)
+    np.testing.assert_array_equal(given.prob, plain.prob)
+    assert plain.distance is None
+    assert plain.unfamiliar_share is None
+    assert given.distance is not None
+    assert given.distance.shape == (40,)
+    assert (given.distance[:10] > 1).all()
+    assert given.unfamiliar_share == pytest.approx((given.distance > 1).mean())
+    with pytest.raises(ModelMismatchError, match="check its class_names"):
+        predict_store(source, Doubter(), SPEC, CPU)
+
+
+def test_a_slide_is_doubted_where_more_of_it_is_unfamiliar_than_usual() -> None:
+    model = TrainedModel(
+        module=Means(), spec=SPEC, fingerprint="", trained_on="made up", usual_share=0.05
+    )
+    assert model.doubt(0.05) is None
+    assert model.doubt(0.15) is None
+    assert model.doubt(None) is None
+    said = model.doubt(0.6)
+    assert said is not None
+    assert said.startswith("60% of the tiles look unlike what model tiny was trained on (5% are")
+    assert replace(model, usual_share=0.5).doubt(0.9) is None
+    assert replace(model, usual_share=None).doubt(1.0) is None

@@ -36,7 +36,7 @@ def load_model(name: str) -> TrainedModel:
     ConfigError
         If there is no such bundle, or it cannot be loaded.
     """
-    return _trained(name, lambda bundle: bundle.classifier())
+    return _trained(name, lambda bundle: bundle.assessor())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,12 @@ def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedMode
         spec=model_spec(bundle.config),
         fingerprint=bundle.fingerprint,
         trained_on=bundle.config.training.data,
+        usual_share=_usual_share(bundle.config),
     )
+
+
+def _usual_share(config: BundleConfig) -> float | None:
+    return None if config.familiarity is None else config.familiarity.usual
 
 
 def model_spec(config: BundleConfig) -> ModelSpec:

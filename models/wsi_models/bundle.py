@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from wsi_models.familiarity import Assessor, Familiarity
 from wsi_models.model_folder import (
     CARD_FILE,
     CONFIG_FILE,
@@ -90,6 +91,9 @@ class BundleConfig(_Part):
         min_length=2, max_length=3, description="Deviation of each channel, divided by."
     )
     training: TrainingFacts = Field(description="How the model came to be.")
+    familiarity: Familiarity | None = Field(
+        None, description="Where the features of the training set lie, if it was measured."
+    )
 
     @model_validator(mode="after")
     def _classes_agree(self) -> Self:
@@ -117,6 +121,11 @@ class BundleConfig(_Part):
         """What the network sees of a patch."""
         return self.network.input
 
+    @property
+    def gives_distance(self) -> bool:
+        """Whether the model can say how far a patch lies from those it was trained on."""
+        return self.familiarity is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
@@ -143,6 +152,17 @@ class Bundle:
         Patches are (B, 2, P, P) stains or (B, 3, P, P) RGB, as ``config.input`` says.
         """
         return Classifier(self.network).eval()
+
+    def assessor(self) -> nn.Module:
+        """Return a module that maps patches to (B, C + 1) logits and distances, where it can.
+
+        The last column is the distance of the features from those of the training set, 1 where
+        99 % of these lie nearer. A bundle without :attr:`BundleConfig.familiarity` gives its
+        classifier: (B, C) logits.
+        """
+        if self.config.familiarity is None:
+            return self.classifier()
+        return Assessor(self.network, self.config.familiarity).eval()
 
     def extractor(self) -> nn.Module:
         """Return a module in evaluation mode that maps patches to (B, F) features."""

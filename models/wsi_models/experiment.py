@@ -22,13 +22,14 @@ from torch import Tensor
 from wsi_files.whole import replace_atomically
 from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
-from wsi_models.judging import class_logits, nearest_logits
+from wsi_models.familiarity import Familiarity, measure_familiarity
+from wsi_models.judging import class_logits, nearest_logits, thin_out
 from wsi_models.methods import Method, build_method
 from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.parts.imagenet import WeightsError
-from wsi_models.publish import publish_bundle
+from wsi_models.publish import Learned, publish_bundle
 from wsi_models.recipe import RECIPE_FILE, Recipe, differing_keys, read_saved_recipe
-from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_logits
+from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_features, predict_logits
 from wsi_models.splits import Split, load_split, split_by_group
 from wsi_models.train import Progress, Task, check, train
 
@@ -47,6 +48,9 @@ RECORDS = {
 
 BATCH = 128
 """Patches in one pass where nothing else is asked for."""
+
+FAMILIAR_PATCHES = 1024
+"""Patches, drawn at random, that the lie of the features is measured on."""
 
 NORMALISATION_PATCHES = 2048
 """Training patches, drawn at random, that the normalisation is measured on."""
@@ -176,12 +180,14 @@ def run_experiment(
         parts = (split.labelled, indices)
         logits = class_logits(fabric, method, source, parts, recipe.train.evaluation_batch)
         evaluation = _judge(logits, source, indices)
+    familiarity = _measure_familiarity(task, fabric, indices)
     files = {name: out / file for name, file in RECORDS.items()}
     if fabric.is_global_zero:
         if evaluation is not None:
             files |= write_evaluation(evaluation, out, title=f"{recipe.name}: {part} part")
         folder = out / BUNDLE_FOLDER
-        if publish_bundle(folder, recipe, task, progress, evaluation, normalisation):
+        learned = Learned(evaluation, normalisation, familiarity)
+        if publish_bundle(folder, recipe, task, progress, learned):
             files["bundle"] = folder
     return Outcome(progress=progress, evaluation=evaluation, part=part, files=files)
 
@@ -279,6 +285,22 @@ def evaluate_features(
     logits = nearest_logits(fabric, model.to(fabric.device), source, parts, BATCH)
     evaluation = _judge(logits, source, parts[1])
     return evaluation, write_evaluation(evaluation, out, title=title)
+
+
+def _measure_familiarity(task: Task, fabric: Fabric, others: Indices) -> Familiarity:
+    """Find where features of training patches lie, and how many of other groups lie beyond."""
+    source, split, seed = task.source, task.split, task.config.seed
+    training = np.concatenate([split.labelled, split.unlabelled])
+    size = task.config.evaluation_batch
+    parts = [thin_out(part, FAMILIAR_PATCHES, seed) for part in (training, others)]
+    features = [
+        predict_features(fabric, task.method, source, part, size)
+        if len(part)
+        else torch.empty((0, 1))
+        for part in parts
+    ]
+    output = predict_logits(fabric, task.method, source, parts[0], size).argmax(dim=1)
+    return measure_familiarity(features[0], output, features[1])
 
 
 def _judge(logits: Tensor, source: PatchSource, indices: Indices) -> Evaluation:

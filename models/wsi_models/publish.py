@@ -8,7 +8,7 @@ from __future__ import annotations
 import colorsys
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from wsi_models.bundle import BundleConfig, TrainingFacts, save_bundle
 from wsi_models.networks.description import without_weights
 
 if TYPE_CHECKING:
+    from wsi_models.familiarity import Familiarity
     from wsi_models.methods import Method
     from wsi_models.metrics import Evaluation
     from wsi_models.recipe import Recipe
@@ -34,13 +35,30 @@ CARD_EPOCHS = 25
 """Rows of the history in a card, evenly spaced over the epochs."""
 
 
+class Learned(NamedTuple):
+    """What was found out about a trained model.
+
+    Attributes
+    ----------
+    evaluation : Evaluation or None
+        How good it is on patches it was not trained on; None where none has a label.
+    normalisation : Normalisation or None
+        Of the training set; None for methods on RGB.
+    familiarity : Familiarity
+        Where the features of the training set lie.
+    """
+
+    evaluation: Evaluation | None
+    normalisation: Normalisation | None
+    familiarity: Familiarity
+
+
 def publish_bundle(
     folder: Path,
     recipe: Recipe,
     task: Task,
     progress: Progress,
-    evaluation: Evaluation | None,
-    normalisation: Normalisation | None,
+    learned: Learned,
 ) -> Path | None:
     """Write the bundle of a trained method.
 
@@ -54,10 +72,8 @@ def publish_bundle(
         The method with its best weights, and its patches.
     progress : Progress
         How the training went.
-    evaluation : Evaluation or None
-        How good the model is on patches it was not trained on; None where none has a label.
-    normalisation : Normalisation or None
-        Of the training set; None for methods on RGB.
+    learned : Learned
+        What was found out about the model and its training set.
 
     Returns
     -------
@@ -72,7 +88,7 @@ def publish_bundle(
         )
         return None
     source = task.source
-    mean, std = recipe.method.statistics(normalisation)
+    mean, std = recipe.method.statistics(learned.normalisation)
     names = task.method.output_names(source.classes)
     colors = _colors(recipe, task.method)
     config = BundleConfig(
@@ -90,10 +106,11 @@ def publish_bundle(
             loss=recipe.method.describe_loss(),
             data=_describe_data(task),
             seed=recipe.train.seed,
-            metrics=_metrics(progress, evaluation),
+            metrics=_metrics(progress, learned.evaluation),
         ),
+        familiarity=learned.familiarity,
     )
-    card = write_card(recipe, task, progress, evaluation)
+    card = write_card(recipe, task, progress, learned.evaluation)
     save_bundle(folder, config, task.method.export_network(), card, overwrite=True)
     return folder
 

@@ -101,7 +101,8 @@ def predict_store(
     store : PlacedPatches
         The patches, such as a :class:`~wsi_pipeline.store.PatchStore`; none at all is legal.
     model : Module
-        Maps (B, 2, p, p) float32 patches, normalised as ``spec`` says, to (B, K) logits. It is
+        Maps (B, 2, p, p) float32 patches, normalised as ``spec`` says, to (B, K) logits, followed
+        by a distance where ``spec.gives_distance``. It is
         moved to the device and run in evaluation mode; its training flags are put back.
     spec : ModelSpec
         What the model expects and gives. Patches larger than its ``patch_px`` are cropped at
@@ -223,8 +224,10 @@ def predict_feed(
     progress = progress or NoProgress()
     devices = choose_devices(config.device)
     progress.start("predict", len(patches))
-    outputs = Outputs(model=spec.name, count=len(spec.class_names))
-    logits = run_network(model, feed, outputs, devices, config, progress)
+    count = len(spec.class_names)
+    wanted = Outputs(model=spec.name, count=count + spec.gives_distance)
+    outputs = run_network(model, feed, wanted, devices, config, progress)
+    logits = outputs[:, :count]
     return Predictions(
         prob=_probabilities(logits, spec),
         xy=patches.xy,
@@ -234,6 +237,7 @@ def predict_feed(
         pitch=patches.pitch,
         class_names=spec.class_names,
         class_colors=spec.class_colors,
+        distance=outputs[:, -1].numpy().astype(np.float32) if spec.gives_distance else None,
     )
 
 

@@ -10,6 +10,12 @@ if TYPE_CHECKING:
 
     from wsi_pipeline.types import EncoderSpec, ModelSpec
 
+LEAST_DOUBTFUL = 0.1
+"""Share of unfamiliar tiles up to which a slide is never doubted."""
+
+DOUBTFUL_TIMES = 3.0
+"""How many times the usual share makes a slide doubtful."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
@@ -25,12 +31,38 @@ class TrainedModel:
         Hash of its weights.
     trained_on : str
         What it learnt from, in words: what it may be trusted with.
+    usual_share : float or None
+        Share of the patches of other slides like those that lie beyond 99 % of the patches that it
+        learnt from; None where it was not measured.
     """
 
     module: nn.Module
     spec: ModelSpec
     fingerprint: str
     trained_on: str
+    usual_share: float | None = None
+
+    def doubt(self, unfamiliar_share: float | None) -> str | None:
+        """Say why its labels on a slide are not to be trusted, if so much of it is unfamiliar.
+
+        Parameters
+        ----------
+        unfamiliar_share : float or None
+            :attr:`~wsi_pipeline.types.Predictions.unfamiliar_share` of the slide.
+
+        Returns
+        -------
+        str or None
+            A sentence for people; None where nothing speaks against it, or nothing is known.
+        """
+        if unfamiliar_share is None or self.usual_share is None:
+            return None
+        if unfamiliar_share <= max(LEAST_DOUBTFUL, DOUBTFUL_TIMES * self.usual_share):
+            return None
+        return (
+            f"{unfamiliar_share:.0%} of the tiles look unlike what model {self.spec.name} was "
+            f"trained on ({self.usual_share:.0%} are usual): do not trust its labels here"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,9 @@ class PatchSpec:
         Whether it takes the two stains of a patch, (B, 2, P, P), or its colours, (B, 3, P, P).
     stain_convention : str
         Must equal :data:`STAIN_CONVENTION` of the store.
+    gives_distance : bool
+        Whether it gives one output more than classes: how far a patch lies from those that it was
+        trained on, 1 where 99 % of these lie nearer.
     """
 
     name: str
@@ -45,6 +48,7 @@ class PatchSpec:
     std: tuple[float, ...]
     input: PatchInput = "he"
     stain_convention: str = STAIN_CONVENTION
+    gives_distance: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +155,9 @@ class Predictions:
         What they were made of, where it is known.
     piece : ndarray of shape (N,), int32, or None
         Number of the piece of tissue that each patch belongs to, from 1.
+    distance : ndarray of shape (N,), float32, or None
+        How far each patch lies from those that the model was trained on: 99 % of these lie within
+        1. None where the model does not know.
     """
 
     prob: NDArray[np.float32]
@@ -163,6 +170,7 @@ class Predictions:
     class_colors: tuple[str, ...]
     origin: Origin | None = None
     piece: NDArray[np.int32] | None = None
+    distance: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n, k = self.prob.shape
@@ -175,6 +183,13 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.prob)
+
+    @property
+    def unfamiliar_share(self) -> float | None:
+        """Share of the patches that lie beyond 99 % of those the model was trained on."""
+        if self.distance is None or not len(self):
+            return None
+        return float((self.distance > 1).mean())
 
     @property
     def label(self) -> NDArray[np.int64]:

@@ -100,6 +100,11 @@ class ClassMNetwork(PatchNetwork):
         """Compute the logits, shape (B, C), of patches as :meth:`encode` takes them."""
         return self._logits(*self.encode(patches))
 
+    def features_and_logits(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features and logits in one pass."""
+        f_h, f_e = self.encode(patches)
+        return torch.cat([f_h, f_e], dim=1), self._logits(f_h, f_e)
+
     def forward(self, he: Tensor) -> ClassMOutput:
         """Compute logits and embeddings of patches as :meth:`encode` takes them.
 

@@ -72,6 +72,11 @@ class ClusterNetwork(PatchNetwork):
         """Compute the logits of the clusters, shape (B, K)."""
         return self.assign(self.project(self.features(patches)))
 
+    def features_and_logits(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features and the logits of the clusters in one pass."""
+        features = self.features(patches)
+        return features, self.assign(self.project(features))
+
     def forward(self, patches: Tensor) -> Tensor:
         """Compute the logits of the clusters; see :meth:`classify`."""
         return self.classify(patches)

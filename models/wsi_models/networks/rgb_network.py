@@ -41,6 +41,11 @@ class RgbNetwork(PatchNetwork):
         logits: Tensor = self.head(self.features(patches))
         return logits
 
+    def features_and_logits(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features and logits in one pass."""
+        features = self.features(patches)
+        return features, self.head(features)
+
     def forward(self, patches: Tensor) -> Tensor:
         """Compute the logits; see :meth:`classify`."""
         return self.classify(patches)
@@ -84,6 +89,11 @@ class EmbeddingNetwork(PatchNetwork):
         """Compute the logits, shape (B, C), of normalised patches of shape (B, 3, P, P)."""
         logits: Tensor = self.head(self.features(patches))
         return logits
+
+    def features_and_logits(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features and logits in one pass."""
+        features = self.features(patches)
+        return features, self.head(features)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Compute the logits; see :meth:`classify`."""

@@ -33,6 +33,9 @@ Blocks = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 
 EFFICIENTNET_LITE0_FEATURES = 1280
 
+LEAST_SHORTCUT = 16
+"""Channels of a strided 1 x 1 convolution from which they may be last in memory."""
+
 RandomAsNone = BeforeValidator(lambda weights: None if weights == "random" else weights)
 """Lets a recipe say 'random', since TOML has no word for nothing."""
 
@@ -155,8 +158,22 @@ def build_encoder(config: EncoderConfig, channels: int, patch_px: int) -> Encode
         start_from_bundle(encoder.module, config.weights)
     # channels last in memory: a training pass of EfficientNet-Lite0 took 0.60 s instead of 1.07 s
     # on one core (30 patches of 96 px), one of ResNet-18 0.61 s instead of 0.83 s
-    convert_conv2d_weight_memory_format(encoder.module, torch.channels_last)
+    if not _has_narrow_shortcuts(encoder.module):
+        convert_conv2d_weight_memory_format(encoder.module, torch.channels_last)
     return encoder
+
+
+def _has_narrow_shortcuts(module: nn.Module) -> bool:
+    """Whether training could overrun memory in oneDNN with the channels last.
+
+    Its backward pass of strided 1 x 1 convolutions of 8 or 12 channels does, with odd batches and
+    several threads on processors with AVX-512; 16 and more are fine, and so are channels first.
+    """
+    return any(
+        conv.in_channels < LEAST_SHORTCUT and conv.kernel_size == (1, 1) and conv.stride != (1, 1)
+        for conv in module.modules()
+        if isinstance(conv, nn.Conv2d)
+    )
 
 
 def untrained(config: EncoderConfig) -> EncoderConfig:

@@ -32,6 +32,13 @@ class PatchNetwork(nn.Module, ABC):
     def classify(self, patches: Tensor) -> Tensor:
         """Compute the logits, shape (B, C), of patches as :meth:`features` takes them."""
 
+    def features_and_logits(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both, as :meth:`features` and :meth:`classify` do.
+
+        Networks whose logits follow from the features do it in one pass.
+        """
+        return self.features(patches), self.classify(patches)
+
 
 class Classifier(nn.Module):
     """A network as a plain classifier: patches in, logits out.

@@ -53,6 +53,8 @@ SLIDE_PX = 3072
 SLIDES = {"train": range(1000, 1012), "validation": range(1900, 1902), "test": range(2000, 2004)}
 STAIN_ANGLE_SD_DEG = 2.0
 
+CAVEAT = "Model demo knows synthetic tissue alone: on real tissue its labels mean nothing"
+
 CARD = """# demo: tissue classes of synthetic slides
 
 A small CLASS-M network that tells {classes} of the **synthetic** slides that `wsi-pipeline demo`
@@ -145,7 +147,7 @@ def publish(made: Path, folder: Path) -> None:
         mpp=MPP,
         generated=(made / "README.md").read_text(encoding="utf-8").replace("# demo", "# Training"),
     )
-    config = bundle.config.model_copy(update={"training": training})
+    config = bundle.config.model_copy(update={"training": training, "caveat": CAVEAT})
     save_bundle(folder, config, bundle.network, card, overwrite=True)
 
 

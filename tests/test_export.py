@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ def test_parquet_gives_back_every_bit(
         assert getattr(read, name).dtype == getattr(written, name).dtype
     for name in ("shape", "extent", "pitch", "class_names", "class_colors"):
         assert getattr(read, name) == getattr(written, name)
+
+
+def test_parquet_gives_back_distances_and_doubts(tmp_path: Path) -> None:
+    distance = np.linspace(0, 3, 20, dtype=np.float32)
+    written = replace(make_predictions(n=20), distance=distance, doubts=("it is unlike",))
+    write_predictions(tmp_path / "a.parquet", written)
+    read = read_predictions(tmp_path / "a.parquet")
+    assert read.distance is not None
+    assert_array_equal(read.distance, distance)
+    assert read.doubts == written.doubts
+    assert read.unfamiliar_share == pytest.approx((distance > 1).mean())
 
 
 def test_the_table_says_what_the_columns_promise(tmp_path: Path) -> None:

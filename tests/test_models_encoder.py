@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from wsi_models.parts.backbone import SmallConfig, build_encoder
 from wsi_models.parts.encoder import residual_network
 from wsi_models.parts.imagenet import (
     RESNET18_SHA256,
@@ -258,3 +262,35 @@ def test_url_that_cannot_be_trusted_or_reached_is_refused(
         load_imagenet(
             residual_network(1), f"{server}/absent.pth", sha256=digest, cache_dir=tmp_path / "cache"
         )
+
+
+@pytest.mark.parametrize(("width", "last"), [(8, False), (12, False), (16, True), (24, True)])
+def test_narrow_encoders_keep_their_channels_first(width: int, last: bool) -> None:
+    """With the channels last, oneDNN overruns memory in their backward pass."""
+    planes = (width, 2 * width, 4 * width, 8 * width)
+    encoder = build_encoder(SmallConfig(planes=planes), 3, 64).module
+    kernel = next(m for m in encoder.modules() if isinstance(m, nn.Conv2d)).weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last) is last
+
+
+@pytest.mark.slow
+def test_a_narrow_encoder_trains_on_two_threads() -> None:
+    """An odd batch is what oneDNN could overrun memory at, so in a process of its own."""
+    script = """
+import torch
+from wsi_models.parts.backbone import SmallConfig, build_encoder
+torch.set_num_threads(2)
+encoder = build_encoder(SmallConfig(), 1, 96).module
+for _ in range(12):
+    encoder(torch.randn(33, 1, 96, 96)).square().sum().backward()
+"""
+    settings = {
+        **os.environ,
+        "OMP_NUM_THREADS": "2",
+        "MALLOC_CHECK_": "3",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=settings, timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

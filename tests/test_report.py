@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -148,3 +148,11 @@ def test_a_run_without_slides_or_model_has_a_page(tmp_path: Path, report: RunRep
     write_report(tmp_path / "index.html", empty)
 
     assert "0 slides" in Page((tmp_path / "index.html").read_text()).text
+
+
+def test_doubts_about_the_classes_are_said_on_the_page(report: RunReport, tmp_path: Path) -> None:
+    done = replace(report.outcomes[0], doubts=("60% of the tiles look <unlike> those",))
+    page = tmp_path / "index.html"
+    write_report(page, replace(report, outcomes=(done,)))
+    assert "60% of the tiles look <unlike> those" in Page(page.read_text()).text
+    assert SlideOutcome.from_dict(json.loads(json.dumps(asdict(done)))).doubts == done.doubts

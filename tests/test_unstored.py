@@ -173,3 +173,7 @@ def test_command_writes_predictions_and_no_patches(
     given = read_predictions(folder / "demo" / "predictions.parquet")
     assert np.array_equal(given.label, expected.label)
     np.testing.assert_allclose(given.prob, expected.prob, atol=1e-5)
+    caveat = "on real tissue its labels mean nothing"
+    assert caveat in given.doubts[0]
+    assert caveat in done.stdout
+    assert caveat in (tmp_path / "direct" / "index.html").read_text()

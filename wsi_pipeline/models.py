@@ -197,6 +197,7 @@ def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedMode
         spec=model_spec(bundle.config),
         fingerprint=bundle.fingerprint,
         trained_on=bundle.config.training.data,
+        caveat=bundle.config.caveat,
         usual_share=_usual_share(bundle.config),
     )
 

@@ -10,12 +10,9 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import nn
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from wsi_models.familiarity import Assessor, Familiarity
 from wsi_models.model_folder import (
@@ -30,7 +27,11 @@ from wsi_models.model_folder import (
 from wsi_models.networks.class_m import ClassMNetwork
 from wsi_models.networks.description import NetworkConfig, PatchInput, network_shapes
 from wsi_models.networks.explaining import StainExplainer
+from wsi_models.parts.backbone import lay_out
 from wsi_models.parts.patch_network import Classifier, FeatureExtractor, PatchNetwork
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "CARD_FILE",
@@ -91,6 +92,9 @@ class BundleConfig(_Part):
         min_length=2, max_length=3, description="Deviation of each channel, divided by."
     )
     training: TrainingFacts = Field(description="How the model came to be.")
+    caveat: str | None = Field(
+        None, min_length=1, description="What everyone who sees the classes must be told."
+    )
     familiarity: Familiarity | None = Field(
         None, description="Where the features of the training set lie, if it was measured."
     )
@@ -246,7 +250,7 @@ def load_bundle(folder: Path) -> Bundle:
     network = _shapes(config)
     found.require_weights(network.state_dict())
     network.load_state_dict(found.weights, assign=True)
-    convert_conv2d_weight_memory_format(network, torch.channels_last)
+    lay_out(network)
     return Bundle(config=config, network=network.eval(), fingerprint=found.fingerprint)
 
 

@@ -43,4 +43,4 @@ def predict_patches(
     from wsi_pipeline.predict.patches import predict_store
 
     found = predict_store(store, model.module, model.spec, config, progress=progress)
-    return with_origin(found, store, model)
+    return model.judged(with_origin(found, store, model))

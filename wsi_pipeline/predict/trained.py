@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from wsi_pipeline.types import EncoderSpec, ModelSpec
+    from wsi_pipeline.types import EncoderSpec, ModelSpec, Predictions
 
 LEAST_DOUBTFUL = 0.1
 """Share of unfamiliar tiles up to which a slide is never doubted."""
@@ -34,6 +34,8 @@ class TrainedModel:
     usual_share : float or None
         Share of the patches of other slides like those that lie beyond 99 % of the patches that it
         learnt from; None where it was not measured.
+    caveat : str or None
+        What everyone who sees its classes must be told.
     """
 
     module: nn.Module
@@ -41,6 +43,12 @@ class TrainedModel:
     fingerprint: str
     trained_on: str
     usual_share: float | None = None
+    caveat: str | None = None
+
+    def judged(self, predictions: Predictions) -> Predictions:
+        """Return its predictions of a slide with the doubts that there are about them."""
+        doubts = (self.caveat, self.doubt(predictions.unfamiliar_share))
+        return replace(predictions, doubts=tuple(doubt for doubt in doubts if doubt))
 
     def doubt(self, unfamiliar_share: float | None) -> str | None:
         """Say why its labels on a slide are not to be trusted, if so much of it is unfamiliar.

@@ -230,6 +230,7 @@ def predict_prepared(
     return replace(
         outcome,
         **_describe_predictions(predictions, model, options),
+        doubts=_joined(outcome.doubts, predictions),
         seconds=outcome.seconds | watch.seconds,
         files=outcome.files | files,
         stages=outcome.stages | {Stage.PREDICTIONS.value: mark},
@@ -289,19 +290,21 @@ def predict_unstored(
             workers=options.workers,
             progress=progress,
         )
+        predictions = model.judged(done.predictions)
         table = {"predictions": folder / PREDICTIONS_NAME}
         with watch.stage("exports"):
-            write_predictions(table["predictions"], done.predictions)
-            views = write_views(folder, done.patches, done.predictions, options.config.results)
+            write_predictions(table["predictions"], predictions)
+            views = write_views(folder, done.patches, predictions, options.config.results)
         stages = {
             Stage.PREDICTIONS.value: make_mark(options.out, origin, options.relative(table)),
             Stage.EXPORTS.value: make_mark(
                 options.out, exports_origin(origin, options), options.relative(views)
             ),
         }
+    described = describe_slide(job, done.patches)
     return SlideOutcome(
-        **describe_slide(job, done.patches),
-        **_describe_predictions(done.predictions, model, options),
+        **{**described, "doubts": _joined(described["doubts"], predictions)},
+        **_describe_predictions(predictions, model, options),
         seconds=done.seconds | watch.seconds,
         files=options.relative(table | views),
         stages=stages,
@@ -372,6 +375,11 @@ def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
         "tissue_mm2": tissue * width * height * mpp_mm**2,
         "tile_mm2": (patches.pitch * mpp_mm) ** 2,
     }
+
+
+def _joined(doubts: tuple[str, ...], predictions: Predictions) -> tuple[str, ...]:
+    """Join the doubts about a slide and those about what a model found on it, each once."""
+    return tuple(dict.fromkeys((*doubts, *predictions.doubts)))
 
 
 def _describe_predictions(

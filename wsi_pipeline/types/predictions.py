@@ -158,6 +158,8 @@ class Predictions:
     distance : ndarray of shape (N,), float32, or None
         How far each patch lies from those that the model was trained on: 99 % of these lie within
         1. None where the model does not know.
+    doubts : tuple of str
+        Why the classes are not to be trusted on this slide, in sentences for people.
     """
 
     prob: NDArray[np.float32]
@@ -171,6 +173,7 @@ class Predictions:
     origin: Origin | None = None
     piece: NDArray[np.int32] | None = None
     distance: NDArray[np.float32] | None = None
+    doubts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n, k = self.prob.shape

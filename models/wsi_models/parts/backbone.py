@@ -156,11 +156,18 @@ def build_encoder(config: EncoderConfig, channels: int, patch_px: int) -> Encode
     encoder = _build(config, channels, patch_px)
     if isinstance(config.weights, Path) and config.weights.is_dir():
         start_from_bundle(encoder.module, config.weights)
-    # channels last in memory: a training pass of EfficientNet-Lite0 took 0.60 s instead of 1.07 s
-    # on one core (30 patches of 96 px), one of ResNet-18 0.61 s instead of 0.83 s
-    if not _has_narrow_shortcuts(encoder.module):
-        convert_conv2d_weight_memory_format(encoder.module, torch.channels_last)
+    lay_out(encoder.module)
     return encoder
+
+
+def lay_out(module: nn.Module) -> None:
+    """Lay the kernels of a module out in memory as is fastest, in place.
+
+    Channels last: a training pass of EfficientNet-Lite0 took 0.60 s instead of 1.07 s on one core
+    (30 patches of 96 px), one of ResNet-18 0.61 s instead of 0.83 s.
+    """
+    if not _has_narrow_shortcuts(module):
+        convert_conv2d_weight_memory_format(module, torch.channels_last)
 
 
 def _has_narrow_shortcuts(module: nn.Module) -> bool:

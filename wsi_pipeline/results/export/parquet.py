@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from wsi_pipeline.errors import PredictionsError
 from wsi_pipeline.files import replace_atomically
@@ -40,7 +41,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     Columns: ``x``, ``y`` (top-left corner, level-0 px, int64), ``extent`` (side, level-0 px),
     ``row``, ``col`` (lattice index), ``prob_<class>`` (float32) per class, ``label`` (the most
     probable class) and ``entropy`` (nats). Where it is known, ``piece`` (number of the piece of
-    tissue), and in front ``slide_id``, ``mpp`` (um per level-0 px) and ``run_id`` (what decided the
+    tissue), ``distance`` (from the tiles the model was trained on; 1 is the 99th percentile of
+    these), and in front ``slide_id``, ``mpp`` (um per level-0 px) and ``run_id`` (what decided the
     predictions), so that tables of several slides can be joined.
     """
     names = np.array(predictions.class_names, dtype=object)
@@ -58,6 +60,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     columns["entropy"] = pa.array(predictions.entropy)
     if predictions.piece is not None:
         columns["piece"] = pa.array(predictions.piece)
+    if predictions.distance is not None:
+        columns["distance"] = pa.array(predictions.distance)
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: _metadata(predictions)})
     with replace_atomically(path) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
@@ -107,7 +111,9 @@ def _metadata(predictions: Predictions) -> str:
 
 def _about(predictions: Predictions) -> dict[str, Any]:
     origin = predictions.origin
+    doubts = {"doubts": predictions.doubts} if predictions.doubts else {}
     return {
+        **doubts,
         "origin": None if origin is None else asdict(origin),
         "class_names": predictions.class_names,
         "class_colors": predictions.class_colors,
@@ -129,6 +135,7 @@ def _checksum(predictions: Predictions) -> str:
         (predictions.xy, "<i8"),
         (predictions.rc, "<i4"),
         (predictions.piece, "<i4"),
+        (predictions.distance, "<f4"),
     ):
         if values is not None:
             digest.update(f"{dtype} {values.shape}".encode())
@@ -155,11 +162,17 @@ def _parse(table: pa.Table) -> Predictions:
         class_names=names,
         class_colors=tuple(about["class_colors"]),
         origin=_origin(about.get("origin")),
-        piece=table["piece"].to_numpy() if "piece" in table.column_names else None,
+        piece=_column(table, "piece"),
+        distance=_column(table, "distance"),
+        doubts=tuple(about.get("doubts", ())),
     )
     if about["schema"] == SCHEMA and about["checksum"] != _checksum(predictions):
         raise ValueError("it is damaged: its content does not agree with its checksum")
     return predictions
+
+
+def _column(table: pa.Table, name: str) -> NDArray[Any] | None:
+    return table[name].to_numpy() if name in table.column_names else None
 
 
 def _origin(values: dict[str, Any] | None) -> Origin | None:

@@ -185,6 +185,9 @@ def _class_legend(sheet: Sheet, result: SlideResult) -> None:
         sheet.write(0, "no tissue has a class", color=RED)
         sheet.y += 34
     _rest_of_tissue(sheet, areas)
+    for doubt in result.predictions.doubts:
+        sheet.y += 8
+        sheet.paragraph(textwrap.wrap(doubt, 46), color=RED)
     sheet.y += 8
     chance = 1 / len(laid.class_names)
     note = f"The stronger the colour, the more probable: from {chance:.2f} (chance) to 1."

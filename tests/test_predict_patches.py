@@ -422,7 +422,7 @@ def test_a_distance_is_no_class() -> None:
     assert given.distance.shape == (40,)
     assert (given.distance[:10] > 1).all()
     assert given.unfamiliar_share == pytest.approx((given.distance > 1).mean())
-    with pytest.raises(ModelMismatchError, match="check its class_names"):
+    with pytest.raises(ModelMismatchError, match="patches and 3 classes"):
         predict_store(source, Doubter(), SPEC, CPU)
 
 

@@ -362,3 +362,29 @@ def test_percentiles_count_equal_tiles_half() -> None:
         rc=np.zeros((4, 2), dtype=np.int32), shape=(1, 1), extent=1.0, pitch=1.0,
     )  # fmt: skip
     assert tiles.percentile[:, 0].tolist() == [0.25, 0.75, 0.25, 0.75]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Zarr, at names that it does not know
+@pytest.mark.parametrize("layout", [Layout.H5, Layout.STAMP, Layout.ZARR])
+def test_no_changed_bit_is_read(tmp_path: Path, layout: Layout) -> None:
+    written = some_features(5)
+    path = write_features(tmp_path, written, layout)
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    draws = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        file = files[int(draws.integers(len(files)))]
+        whole = file.read_bytes()
+        changed = bytearray(whole)
+        changed[int(draws.integers(len(changed)))] ^= 1 << int(draws.integers(8))
+        file.write_bytes(changed)
+        try:
+            found = read_features(path)
+        except FeaturesError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found.features, written.features)
+            assert found.xy is not None
+            np.testing.assert_array_equal(found.xy, written.xy)
+        file.write_bytes(whole)
+    assert refused > 20

@@ -6,7 +6,6 @@ loop's business.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from wsi_files.whole import replace_atomically
 from wsi_models.errors import TrainingError
+from wsi_models.parts.imagenet import UNREADABLE
 
 VERSION = 1
 
@@ -35,7 +35,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         version = state.pop("version")
-    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise TrainingError(
             f"{path} is not a checkpoint that can be gone on with ({error!r}); train anew"
         ) from error

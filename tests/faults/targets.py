@@ -19,6 +19,7 @@ from wsi_models.networks.description import build_network
 from wsi_models.recipe import load_recipe
 
 from tests.contracts.slide_files import picture, write_ome, write_pyramid, write_svs
+from tests.faults.features import write_some_features
 from tests.faults.mutate import BINARY, TEXT, Mutator
 from tests.labelled import write_images
 from tests.mirax import TILE_PX, write_mirax
@@ -26,6 +27,7 @@ from tests.stores import make_header, make_predictions, make_store
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.config import LabelConfig, load_config
 from wsi_pipeline.preprocess.labelled_images import decode_image, find_images, read_image
+from wsi_pipeline.results.export.features import Layout
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.slide.inputs import find_slides
 from wsi_pipeline.slide.open import open_slide
@@ -301,10 +303,8 @@ def _read_table(path: Path) -> Any:
     )  # fmt: skip
 
 
-def _make_features(path: Path) -> None:
-    from tests.faults.features import write_some_features
-
-    write_some_features(path)
+def _make_features(layout: Layout) -> Callable[[Path], None]:
+    return lambda path: write_some_features(path, layout)
 
 
 def _read_vectors(path: Path) -> Any:
@@ -360,9 +360,17 @@ TARGETS: dict[str, Target] = {
     "predictions.parquet": Target(
         make=_make_predictions, read=_read_table, mutators=BINARY, sealed=True
     ),
-    "features.h5": Target(make=_make_features, read=_read_vectors, mutators=BINARY, sealed=True),
+    "features.h5": Target(
+        make=_make_features(Layout.H5), read=_read_vectors, mutators=BINARY, sealed=True
+    ),
     "features.zarr": Target(
-        make=_make_features, read=_read_vectors, mutators=(*BINARY, *TEXT), sealed=True
+        make=_make_features(Layout.ZARR),
+        read=_read_vectors,
+        mutators=(*BINARY, *TEXT),
+        sealed=True,
+    ),
+    "stamp.h5": Target(
+        make=_make_features(Layout.STAMP), read=_read_vectors, mutators=BINARY, sealed=True
     ),
     "checkpoint.pt": Target(make=_make_checkpoint, read=load_checkpoint, mutators=BINARY),
 }

@@ -5,6 +5,7 @@ No slide is opened here; whether a file is a readable slide is found out when it
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -287,6 +288,8 @@ def _read_table(path: Path) -> list[SlideJob]:
         table.require(["path"], f"columns are {', '.join(COLUMNS)}")
         table.require_no_others(COLUMNS)
         jobs = [(row, _read_row(path.parent, row)) for row in table.rows]
+        for row, job in jobs:
+            _require_name(row, job)
     except UnreadableError as error:
         raise ConfigError(f"slide table {error}") from error
     if not jobs:
@@ -313,6 +316,18 @@ def _read_row(folder: Path, row: Row) -> SlideJob:
         tissue_mask=None if mask is None else folder / mask,
         group=row.text("group"),
     )
+
+
+def _require_name(row: Row, job: SlideJob) -> None:
+    """Refuse what no file system takes for a name."""
+    for column, path in (("path", job.path), ("roi", job.roi), ("labels", job.labels)):
+        try:
+            if path is not None:
+                path.lstat()
+        except OSError as error:
+            # a file that is missing fails when its turn comes, with the others done
+            if error.errno == errno.ENAMETOOLONG:
+                raise row.wrong(column, f"{str(path)[:80]}... is too long for a name") from error
 
 
 def _require_own_names(jobs: Sequence[tuple[Row, SlideJob]]) -> None:

@@ -6,6 +6,7 @@ AnnData; pickles are not read. How features are computed and written is not know
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +19,15 @@ import zarr
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import FeaturesError
+from wsi_pipeline.store.h5_seal import require_seal
 from wsi_pipeline.store.passport import KEY, Passport
+from wsi_pipeline.store.schema import UNREADABLE
 
 FEATURE_NAMES = ("features", "feats")
 """Names of the array of features, ours first; STAMP writes the second."""
+
+MAX_RATIO = 1000
+"""How much smaller than its arrays a file may be; the best compression of zeros reaches this."""
 
 SUFFIXES = (".h5", ".h5ad", ".zarr")
 
@@ -105,8 +111,9 @@ def read_features(path: Path) -> SlideFeatures:
     FeaturesError
         If the file is missing or damaged, has no such array, or holds values that are no numbers.
     """
-    with _opened(path) as file:
+    with _opened(path, whole=True) as file:
         found = _source(path, file)
+        _require_plausible(path, found.values)
         values = np.asarray(found.values[...], dtype=np.float32)
         values = values.reshape(values.shape[-2:])
         xy = found.read_xy()
@@ -119,6 +126,12 @@ def read_features(path: Path) -> SlideFeatures:
     if xy is not None and len(xy) != len(values):
         raise FeaturesError(
             f"{path} has {len(xy)} places for {len(values)} patches; compute the features again"
+        )
+    passport = found.passport
+    if passport is not None and passport.content not in ("", passport.digest_of(values, xy)):
+        raise FeaturesError(
+            f"{path} is damaged: its content does not agree with its checksum; compute the "
+            "features again"
         )
     return SlideFeatures(
         slide_id=path.stem, features=values, xy=xy, passport=found.passport, tiles=found.tiles
@@ -190,7 +203,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, *, whole: bool = False) -> Iterator[Any]:
     """Open a file of either format; whatever is wrong with it becomes one error."""
     if path.suffix not in SUFFIXES or not path.exists():
         raise FeaturesError(
@@ -200,10 +213,25 @@ def _opened(path: Path) -> Iterator[Any]:
         if path.suffix == ".zarr":
             yield zarr.open_group(path, mode="r")
             return
+        require_seal(path, whole=whole)
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except FeaturesError:
+        raise
+    except UNREADABLE as error:
         raise FeaturesError(f"{path} cannot be read as features: {error}") from error
+
+
+def _require_plausible(path: Path, values: Any) -> None:  # noqa: ANN401 -- of either library
+    """Refuse an array that claims to be far larger than its file: memory would be asked for it."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    stored = sum(file.stat().st_size for file in files if file.is_file())
+    claimed = math.prod(values.shape) * values.dtype.itemsize
+    if claimed > MAX_RATIO * stored:
+        raise FeaturesError(
+            f"{path} is damaged: its {stored} bytes claim to be features of shape {values.shape}; "
+            f"compute the features again"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,15 @@ and of the exports.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsi_pipeline.errors import FeaturesError
 
@@ -70,6 +74,9 @@ class Passport:
         Versions of the packages that decide the vectors.
     device : str
         Kind of device.
+    content : str
+        Digest of the vectors, their places and all above: what a file is checked against. Empty for
+        files that were written before there were any.
     """
 
     encoder: str
@@ -86,6 +93,17 @@ class Passport:
     options: str
     software: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    content: str = field(default="", compare=False)
+
+    def digest_of(self, features: NDArray[np.float32], xy: NDArray[np.int64] | None) -> str:
+        """Digest vectors (N, F), their places (N, 2) and what the passport says of them."""
+        said = {name: value for name, value in asdict(self).items() if name != "content"}
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        for values, dtype in ((features, "<f4"), (xy, "<i8")):
+            if values is not None:
+                digest.update(f"{dtype} {values.shape}".encode())
+                digest.update(np.ascontiguousarray(values, dtype=dtype).data)
+        return digest.hexdigest()
 
     def to_json(self) -> str:
         """Return it as JSON text, with the version of its schema first."""

@@ -32,6 +32,7 @@ UNREADABLE = (
     LookupError,
     TypeError,
     ValueError,
+    AttributeError,
 )
 """What reading a file raises that does not hold weights."""
 

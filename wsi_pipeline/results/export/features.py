@@ -6,6 +6,7 @@ carries the passport of its vectors.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import zarr
 from wsi_pipeline.files import replace_atomically, replace_folder
 from wsi_pipeline.results.export.anndata_file import categories, gather_tiles
 from wsi_pipeline.results.export.optional import import_optional
+from wsi_pipeline.store.h5_seal import LAYOUT, seal_h5
 from wsi_pipeline.store.passport import KEY
 
 if TYPE_CHECKING:
@@ -110,6 +112,8 @@ def write_features(out: Path, features: SlideFeatures, layout: Layout = Layout.H
     if features.xy is None or features.passport is None:
         raise ValueError("features are written with their places and their passport")
     path = feature_file(out, features.slide_id, layout)
+    content = features.passport.digest_of(features.features, features.xy)
+    features = replace(features, passport=replace(features.passport, content=content))
     match layout:
         case Layout.H5:
             _write_h5(path, features)
@@ -148,9 +152,11 @@ def _arrays(
 
 
 def _write_h5(path: Path, features: SlideFeatures) -> None:
-    with replace_atomically(path) as partial, h5py.File(partial, "w") as file:
-        for name, (values, attributes) in _arrays(features, path.parent).items():
-            file.create_dataset(name, data=values).attrs.update(attributes)
+    with replace_atomically(path) as partial:
+        with h5py.File(partial, "w", **LAYOUT) as file:
+            for name, (values, attributes) in _arrays(features, path.parent).items():
+                file.create_dataset(name, data=values).attrs.update(attributes)
+        seal_h5(partial)
 
 
 def _write_zarr(path: Path, features: SlideFeatures) -> None:
@@ -178,21 +184,22 @@ def _write_stamp(path: Path, features: SlideFeatures) -> None:
     assert passport is not None
     assert xy is not None
     tile_px = passport.transform["tile_px"]
-    with replace_atomically(path) as partial, h5py.File(partial, "w") as file:
-        file.create_dataset("feats", data=features.features)
-        file.create_dataset("coords", data=(xy * passport.slide["mpp"]).astype(np.float32))
-        file.attrs.update(
-            {
-                "stamp_version": STAMP_VERSION,
-                "extractor": passport.encoder,
-                "unit": "um",
-                "tile_size_um": tile_px * passport.mpp_read,
-                "tile_size_px": tile_px,
-                "code_hash": passport.identity[:8],
-                "feat_type": "tile",
-                KEY: passport.to_json(),
-            }
-        )
+    about = {
+        "stamp_version": STAMP_VERSION,
+        "extractor": passport.encoder,
+        "unit": "um",
+        "tile_size_um": tile_px * passport.mpp_read,
+        "tile_size_px": tile_px,
+        "code_hash": passport.identity[:8],
+        "feat_type": "tile",
+        KEY: passport.to_json(),
+    }
+    with replace_atomically(path) as partial:
+        with h5py.File(partial, "w", **LAYOUT) as file:
+            file.create_dataset("feats", data=features.features)
+            file.create_dataset("coords", data=(xy * passport.slide["mpp"]).astype(np.float32))
+            file.attrs.update(about)
+        seal_h5(partial)
 
 
 def _write_anndata(path: Path, features: SlideFeatures) -> None:

@@ -7,7 +7,6 @@ every head.
 from __future__ import annotations
 
 import math
-import pickle
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional
 from wsi_models.errors import TrainingError
 from wsi_models.mil.config import DsmilConfig
 from wsi_models.mil.heads.base import BagScores, Head
+from wsi_models.parts.imagenet import UNREADABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +138,7 @@ def load_released_dsmil(path: Path) -> DsmilHead:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise TrainingError(f"{path} is not a file of tensors: {error}") from error
     weights = {_renamed(name): tensor for name, tensor in state.items()}
     try:

@@ -43,7 +43,8 @@ UNLABELLED = -1
 
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError,
-    RecursionError, OverflowError, NotImplementedError,
+    OverflowError,
+    RuntimeError,  # of codecs, of nests that are too deep, of what is not implemented
 )  # fmt: skip
 """What zarr raises of headers that are damaged; those with checksums do not come that far."""
 

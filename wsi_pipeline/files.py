@@ -40,6 +40,7 @@ __all__ = [
     "remove_leftovers",
     "replace_atomically",
     "replace_folder",
+    "require_inside",
     "restore_folder",
     "set_aside",
     "sync_tree",
@@ -93,6 +94,22 @@ def locked(folder: Path, *, name: str = LOCK_NAME, wait_seconds: float = 0) -> I
         yield
     finally:
         lock.release()
+
+
+def require_inside(out: Path, *paths: Path) -> None:
+    """Refuse names in a folder that lead out of it, by way of a link.
+
+    Raises
+    ------
+    OutputError
+        Naming the first that does.
+    """
+    for path in paths:
+        if path.resolve() != out.resolve() / path.relative_to(out):
+            raise OutputError(
+                f"{path} is a link that leads out of {out} or to another place in it; remove it, "
+                f"or choose another --out"
+            )
 
 
 def _acquire(path: Path, wait_seconds: float) -> BaseFileLock:

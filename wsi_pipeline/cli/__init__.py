@@ -25,6 +25,7 @@ from wsi_pipeline.cli.preprocess import preprocess
 from wsi_pipeline.cli.report import report
 from wsi_pipeline.cli.run import run
 from wsi_pipeline.cli.train import train
+from wsi_pipeline.cli.verify import verify
 from wsi_pipeline.cli.view import view
 
 
@@ -57,6 +58,7 @@ for _command in (
     view,
     learn,
     report,
+    verify,
     ingest,
     train,
     evaluate,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_pipeline.errors import StoreExistsError
-from wsi_pipeline.files import file_checksum, locked, restore_folder, set_aside
+from wsi_pipeline.files import file_checksum, locked, require_inside, restore_folder, set_aside
 from wsi_pipeline.predict.stored import predict_patches
 from wsi_pipeline.preprocess.doubts import find_doubts
 from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
@@ -81,6 +81,7 @@ def prepare(
     """
     folder = options.folder(job.slide_id)
     path = folder / STORE_NAME
+    require_inside(options.out, path)
     mark = None if earlier is None else earlier.stages.get(Stage.STORE)
     with locked(folder, wait_seconds=WAIT_SECONDS):
         clean_up(folder)
@@ -217,6 +218,7 @@ def predict_prepared(
     folder = options.folder(outcome.slide_id)
     origin = predictions_origin(model, options, outcome.stages[Stage.STORE])
     table = folder / model.spec.name / PREDICTIONS_NAME
+    require_inside(options.out, table.parent)
     with locked(folder, wait_seconds=WAIT_SECONDS):
         if earlier is not None and _is_sound(earlier, Stage.PREDICTIONS, origin, options):
             predictions = read_predictions(table)
@@ -279,6 +281,7 @@ def predict_unstored(
 
     watch = Stopwatch()
     folder = options.folder(job.slide_id) / model.spec.name
+    require_inside(options.out, folder)
     with locked(folder.parent, wait_seconds=WAIT_SECONDS):
         clean_up(folder.parent)
         origin = unstored_origin(job, options, model)

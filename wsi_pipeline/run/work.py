@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.config import PipelineConfig
+from wsi_pipeline.files import require_inside
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.run.marks import Mark, Stage, is_untouched, stamp
 from wsi_pipeline.store.identity import recipe_hash
@@ -46,8 +47,16 @@ class SlideOptions:
     redo: bool = False
 
     def folder(self, slide_id: str) -> Path:
-        """Return the folder of a slide's results."""
-        return self.out / slide_id
+        """Return the folder of a slide's results.
+
+        Raises
+        ------
+        OutputError
+            If it is a link that leads elsewhere.
+        """
+        folder = self.out / slide_id
+        require_inside(self.out, folder)
+        return folder
 
     def relative(self, files: Mapping[str, Path]) -> dict[str, str]:
         """Return names as records keep them."""

@@ -91,6 +91,7 @@ class Colours:
 
     patch_px = 8
     mpp = 1.0
+    stain_convention = "macenko-log10-he-v1"
     classes = ("red", "blue", "pale")
     block: NDArray[np.int64] | None = None
 

@@ -26,6 +26,7 @@ from wsi_files.settings import explain_invalid
 from wsi_files.settings import read_toml as read_any_toml
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.registry import Registry
+from wsi_pipeline.types import StainPair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -265,6 +266,11 @@ class LabelConfig(StageConfig):
 class StainConfig(StageConfig):
     """How the stain matrix of a slide is estimated."""
 
+    stains: StainPair = Field(
+        StainPair.HE,
+        description="Stains of the slides: he, or h-dab for brown immunohistochemistry. Patches of "
+        "one are refused by models of the other.",
+    )
     sample_tiles: int = Field(
         256, ge=1, description="Tissue tiles whose pixels the stain matrix rests on."
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predict.trained import TrainedEncoder, TrainedModel
-from wsi_pipeline.types import EncoderSpec, ModelSpec, PatchSpec
+from wsi_pipeline.types import CONVENTIONS, EncoderSpec, ModelSpec, PatchSpec, StainPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,11 +215,15 @@ def model_spec(config: BundleConfig) -> ModelSpec:
 def model_defaults(model: TrainedModel) -> dict[str, dict[str, Any]]:
     """Return what a run needs for a model, as configuration values.
 
-    That is the tile geometry it was trained for and, if it takes RGB, stores that keep it.
+    That is the tile geometry it was trained for, the stains that it knows, and, if it takes RGB,
+    stores that keep it.
     """
     defaults: dict[str, dict[str, Any]] = {
         "tile": {"mpp": model.spec.mpp, "patch_size": model.spec.patch_px}
     }
+    for pair, convention in CONVENTIONS.items():
+        if convention == model.spec.stain_convention and pair is not StainPair.HE:
+            defaults["stain"] = {"stains": pair}
     if model.spec.input == "rgb":
         defaults["store"] = {"keep_rgb": True}
     return defaults

@@ -93,6 +93,8 @@ class TrainingData:
         Side of the patches, px.
     mpp : float
         Their resolution, um/px.
+    stain_convention : str
+        Which stains they have, and how they are unmixed.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class TrainingData:
         labels = labels or LabelMap()
         self._stores = tuple(stores)
         self.patch_px, self.mpp = stores[0].patch_px, stores[0].mpp
+        self.stain_convention = stores[0].stain_convention
         self.classes = labels.resolve(stores)
         self.label = np.concatenate([labels.encode(store, self.classes) for store in stores])
         self.group = tuple(name for store in stores for name in store.group)

@@ -82,8 +82,9 @@ class BundleConfig(_Part):
     class_colors: tuple[Color, ...] = Field(min_length=2, description="One per class.")
     mpp: Mpp = Field(description="Resolution of the patches trained on, um/px.")
     patch_px: int = Field(ge=32, le=4096, description="Side of the input, px.")
-    stain_convention: Literal["macenko-log10-he-v1"] = Field(
-        description="How the H/E values of a patch are made from its RGB."
+    stain_convention: str = Field(
+        pattern=r"^macenko-log10-(he|h-dab)-v1$",
+        description="How the H/E values of a patch are made from its RGB.",
     )
     mean: tuple[float, ...] = Field(
         min_length=2, max_length=3, description="Of H and E, or of RGB, in [0, 1]; subtracted."

@@ -99,7 +99,7 @@ def publish_bundle(
         class_colors=colors,
         mpp=source.mpp,
         patch_px=recipe.method.views.patch_px,
-        stain_convention="macenko-log10-he-v1",
+        stain_convention=source.stain_convention,
         mean=mean,
         std=std,
         training=TrainingFacts(

@@ -39,6 +39,8 @@ class PatchSource(Protocol):
         Side of the stored patches, px.
     mpp : float
         Their resolution, um/px.
+    stain_convention : str
+        Which stains they have, and how their patches are made, as a bundle keeps it.
     """
 
     @property
@@ -53,6 +55,8 @@ class PatchSource(Protocol):
     def patch_px(self) -> int: ...  # noqa: D102
     @property
     def mpp(self) -> float: ...  # noqa: D102
+    @property
+    def stain_convention(self) -> str: ...  # noqa: D102
 
     def fetch(self, indices: Indices) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``rgb`` (n, 3, S, S) uint8, ``unmix`` (n, 2, 3) float32 and ``label`` (n,)."""

@@ -67,6 +67,7 @@ def explain_store(
         extent=store.extent,
         class_names=spec.class_names,
         class_colors=spec.class_colors,
+        stain_names=store.stain.names,
     )
 
 

@@ -14,7 +14,6 @@ from wsi_pipeline.preprocess.given import read_given, recipe_of
 from wsi_pipeline.preprocess.survey import survey_slide
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.stain import HeEncoder
-from wsi_pipeline.types import STAIN_CONVENTION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,11 +91,11 @@ class SlidePatches:
     """
 
     has_rgb = True
-    stain_convention = STAIN_CONVENTION
 
     def __init__(self, tiles: TileReader, header: StoreHeader) -> None:
         self.slide: SlideInfo = header.slide
         self.stain: StainEstimate = header.stain
+        self.stain_convention = header.stain.convention
         self.mask: TissueMask = header.mask
         self.thumbnail: NDArray[np.uint8] = header.thumbnail
         self.label_names = header.label_names

@@ -403,6 +403,7 @@ def _stain_record(store: SlideRecords) -> dict[str, Any]:
         "verdict": stain.verdict,
         "reasons": list(stain.reasons),
         "pixel_count": stain.pixel_count,
+        "names": list(stain.names),
         "matrix": stain.matrix.to_dict(),
     }
 

@@ -25,6 +25,7 @@ from wsi_pipeline.run.records import Records
 from wsi_pipeline.run.remote import RemoteFolder
 from wsi_pipeline.run.summary import write_summary
 from wsi_pipeline.run.timing import Timing, merge_timings
+from wsi_pipeline.types import STAIN_NAMES, StainPair
 
 RECORD_NAME = "run.json"
 PAGE_NAME = "index.html"
@@ -269,6 +270,9 @@ def _stains(stain: dict[str, Any]) -> list[dict[str, str]]:
             "color": "#" + "".join(f"{round(255 * 10 ** (-0.5 * value)):02x}" for value in vector),
         }
         for name, vector, maximum in zip(
-            ("hematoxylin", "eosin"), matrix["vectors"], matrix["max_concentration"], strict=True
+            stain.get("names", STAIN_NAMES[StainPair.HE]),
+            matrix["vectors"],
+            matrix["max_concentration"],
+            strict=True,
         )
     ]

@@ -5,22 +5,16 @@ It never guesses in silence: what is no estimate is called a fallback or refused
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.config import StainConfig
 from wsi_pipeline.errors import StainEstimationError
-from wsi_pipeline.stain.gate import check_pixels, gate_planes
-from wsi_pipeline.stain.separate import density_planes, fixed_stain_matrix
-from wsi_pipeline.types import BROWN_STAIN, StainEstimate, StainMatrix, StainVerdict
-
-BETA = 0.15
-"""Optical density under which a pixel is too faint to have a direction (Macenko's beta)."""
-
-TAIL = 0.01
-"""Share of pixels left beyond each stain vector, and above each maximum (Macenko's alpha)."""
+from wsi_pipeline.stain.chromogen import judge_chromogen
+from wsi_pipeline.stain.gate import check_pixels
+from wsi_pipeline.stain.separate import fixed_stain_matrix
+from wsi_pipeline.stain.solution import Solution, no_solution, solve
+from wsi_pipeline.types import BROWN_STAIN, StainEstimate, StainMatrix, StainPair, StainVerdict
 
 ACCEPTED_RANGES = {
     "hematoxylin angle in the stain plane (degrees)": (-33.44, -1.96),
@@ -54,36 +48,6 @@ BROWN_RED = 0.45
 _DEFAULTS = StainConfig()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Solution:
-    """What the pixels say about the stains, before anyone believes it; NaN where they are mute.
-
-    ``absorbing_share`` is that of all pixels, ``artefact_share`` that of the absorbing ones which
-    the gate drops, ``stained_share`` that of the gated ones which hold stain; ``plane`` holds the
-    two leading eigenvectors (2, 3) of the optical density's covariance.
-    """
-
-    pixel_count: int
-    absorbing_share: float
-    artefact_share: float
-    stained_share: float
-    mean_od: NDArray[np.float64]
-    plane: NDArray[np.float64]
-    theta_deg: tuple[float, float]
-    vectors: NDArray[np.float64]
-    max_concentration: NDArray[np.float64]
-
-    @property
-    def angle_deg(self) -> float:
-        return self.theta_deg[1] - self.theta_deg[0]
-
-    @property
-    def condition(self) -> float:
-        # of two unit vectors: the ratio of the singular values of their matrix
-        cosine = float(self.vectors[0] @ self.vectors[1])
-        return float(np.sqrt((1 + cosine) / max(1 - cosine, np.finfo(float).tiny)))
-
-
 def estimate_stain_matrix(
     pixels: NDArray[np.uint8], config: StainConfig = _DEFAULTS
 ) -> StainEstimate:
@@ -94,7 +58,8 @@ def estimate_stain_matrix(
     pixels : ndarray of shape (N, 3), uint8
         RGB of pixels of the slide's tissue tiles, in any order; glass between cells included.
     config : StainConfig
-        ``adaptive``, ``min_pixels`` and ``allow_fallback`` apply.
+        ``stains``, ``adaptive``, ``min_pixels`` and ``allow_fallback`` apply. Other stains than H&E
+        are judged by :func:`wsi_pipeline.stain.chromogen.judge_chromogen`.
 
     Returns
     -------
@@ -126,9 +91,11 @@ def estimate_stain_matrix(
        pseudo-labeling for histopathological image classification, 2023.
     """
     check_pixels(pixels)
+    if config.stains is not StainPair.HE:
+        return judge_chromogen(solve(pixels), config)
     if not config.adaptive:
-        return _fallback(_no_solution(), ("asked for: adaptive = false",))
-    estimate = _judge(_solve(pixels), config)
+        return _fallback(no_solution(), ("asked for: adaptive = false",))
+    estimate = _judge(solve(pixels), config)
     require_he(estimate, config)
     return estimate
 
@@ -155,7 +122,7 @@ def require_he(estimate: StainEstimate, config: StainConfig) -> None:
         )
 
 
-def _judge(solution: _Solution, config: StainConfig) -> StainEstimate:
+def _judge(solution: Solution, config: StainConfig) -> StainEstimate:
     """Say how far a solution is believed."""
     _refuse_artefacts(solution)
     faults = _lack_of_support(solution, config) or _impossibilities(solution)
@@ -172,96 +139,7 @@ def _judge(solution: _Solution, config: StainConfig) -> StainEstimate:
     return _estimate(solution, matrix, verdict, doubts)
 
 
-def _no_solution(absorbing_share: float = 0.0, artefact_share: float = 0.0) -> _Solution:
-    nan = float("nan")
-    return _Solution(
-        pixel_count=0,
-        absorbing_share=absorbing_share,
-        artefact_share=artefact_share,
-        stained_share=0.0,
-        mean_od=np.full(3, nan),
-        plane=np.full((2, 3), nan),
-        theta_deg=(nan, nan),
-        vectors=np.full((2, 3), nan),
-        max_concentration=np.full(2, nan),
-    )
-
-
-def _solve(pixels: NDArray[np.uint8]) -> _Solution:
-    """Fit stain vectors and maxima to the gated pixels, whatever they are worth."""
-    rgb = np.ascontiguousarray(pixels.T)
-    all_od = density_planes(rgb)
-    gate = gate_planes(rgb, all_od)
-    absorbing = _squared_length(all_od) >= BETA**2
-    absorbing_share = absorbing.sum() / max(1, len(pixels))
-    artefact_share = (absorbing & ~gate).sum() / max(1, absorbing.sum())
-    od = all_od[:, gate]
-    if od.shape[1] == 0:
-        return _no_solution(absorbing_share, artefact_share)
-    mean = od.mean(axis=1)
-    plane = _stain_plane(od, mean)
-    in_plane = _product(plane, od)
-    stained = in_plane[:, _squared_length(in_plane) >= BETA**2]
-    count = stained.shape[1]
-    if count == 0:
-        return _no_solution(absorbing_share, artefact_share)
-    theta = _extreme_angles(np.arctan2(stained[1], stained[0]))
-    vectors = np.stack([np.cos(theta), np.sin(theta)], axis=1) @ plane
-    return _Solution(
-        pixel_count=count,
-        absorbing_share=absorbing_share,
-        artefact_share=artefact_share,
-        stained_share=count / od.shape[1],
-        mean_od=mean,
-        plane=plane,
-        theta_deg=(float(np.degrees(theta[0])), float(np.degrees(theta[1]))),
-        vectors=vectors,
-        max_concentration=_maxima(_product(np.linalg.pinv(vectors).T, od)),
-    )
-
-
-def _product(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Multiply matrices without BLAS, whose threads go on spinning on cores that tiles need."""
-    return np.asarray(np.einsum("ij,jk->ik", left, right))
-
-
-def _squared_length(columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.einsum("ij,ij->j", columns, columns))
-
-
-def _stain_plane(od: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Leading eigenvectors of the covariance as rows, signed so that eosin's angle is positive.
-
-    Hematoxylin absorbs relatively more red, so a second axis that points away from red puts it at
-    negative angles.
-    """
-    covariance = _product(od, od.T) / od.shape[1] - np.outer(mean, mean)
-    _, columns = np.linalg.eigh(covariance)
-    first, second = columns[:, 2], columns[:, 1]
-    return np.stack(
-        [first if first[0] >= 0 else -first, second if second[0] <= 0 else -second], axis=0
-    )
-
-
-def _extreme_angles(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the angles that leave 1 % of the pixels, to the nearest whole one, on either side."""
-    outside = round(TAIL * len(angles))
-    ranks = [outside, len(angles) - 1 - outside]
-    return np.asarray(np.partition(angles, ranks)[ranks])
-
-
-def _maxima(concentrations: NDArray[np.float64]) -> NDArray[np.float64]:
-    """99th percentile per row of the values of at least beta; 0 where there is none."""
-    maxima = np.zeros(2)
-    for stain, all_values in enumerate(concentrations):
-        values = all_values[all_values >= BETA]
-        if len(values):
-            rank = int((1 - TAIL) * len(values))
-            maxima[stain] = np.partition(values, rank)[rank]
-    return maxima
-
-
-def _refuse_artefacts(solution: _Solution) -> None:
+def _refuse_artefacts(solution: Solution) -> None:
     """Raise where what absorbs light is not tissue, so that no matrix is of any use."""
     few = solution.absorbing_share < MIN_STAINED_SHARE
     if solution.artefact_share > MAX_ARTEFACT_SHARE and not few:
@@ -272,7 +150,7 @@ def _refuse_artefacts(solution: _Solution) -> None:
         )
 
 
-def _lack_of_support(solution: _Solution, config: StainConfig) -> tuple[str, ...]:
+def _lack_of_support(solution: Solution, config: StainConfig) -> tuple[str, ...]:
     """Say why the pixels are too few to carry an estimate; empty where they are not."""
     if solution.pixel_count < config.min_pixels:
         return (
@@ -287,7 +165,7 @@ def _lack_of_support(solution: _Solution, config: StainConfig) -> tuple[str, ...
     return ()
 
 
-def _impossibilities(solution: _Solution) -> tuple[str, ...]:
+def _impossibilities(solution: Solution) -> tuple[str, ...]:
     """Say what no two H&E stains can be."""
     faults: list[str] = []
     low, high = ANGLE_LIMITS_DEG
@@ -308,7 +186,7 @@ def _impossibilities(solution: _Solution) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def _doubts(solution: _Solution) -> tuple[str, ...]:
+def _doubts(solution: Solution) -> tuple[str, ...]:
     """Say in what an estimate differs from those of known H&E slides."""
     blue = solution.vectors[0, 2]
     values = (*solution.theta_deg, solution.angle_deg, blue, *solution.max_concentration)
@@ -329,7 +207,7 @@ def _doubts(solution: _Solution) -> tuple[str, ...]:
     return tuple(doubts)
 
 
-def _brown(solution: _Solution) -> tuple[str, ...]:
+def _brown(solution: Solution) -> tuple[str, ...]:
     """Say which stains are brown; either may be, for brown may absorb more red than blue does."""
     return tuple(
         f"{which} stain {_digits(vector)} is {BROWN_STAIN}, not {stain}"
@@ -340,12 +218,12 @@ def _brown(solution: _Solution) -> tuple[str, ...]:
     )
 
 
-def _fallback(solution: _Solution, reasons: tuple[str, ...]) -> StainEstimate:
+def _fallback(solution: Solution, reasons: tuple[str, ...]) -> StainEstimate:
     return _estimate(solution, fixed_stain_matrix(), StainVerdict.FALLBACK, reasons)
 
 
 def _estimate(
-    solution: _Solution, matrix: StainMatrix, verdict: StainVerdict, reasons: tuple[str, ...]
+    solution: Solution, matrix: StainMatrix, verdict: StainVerdict, reasons: tuple[str, ...]
 ) -> StainEstimate:
     return StainEstimate(
         matrix=matrix,

@@ -24,10 +24,11 @@ from wsi_pipeline.store.identity import recipe_hash
 from wsi_pipeline.store.shards import COMPRESSOR, LEVEL, ShardLayout
 from wsi_pipeline.store.sums import check_sums
 from wsi_pipeline.types import (
-    STAIN_CONVENTION,
+    CONVENTIONS,
     SlideInfo,
     StainEstimate,
     StainMatrix,
+    StainPair,
     StainVerdict,
     TileGrid,
     TissueMask,
@@ -327,7 +328,15 @@ def _stain_from_dict(values: dict[str, Any]) -> StainEstimate:
         angle_deg=_number(values["angle_deg"]),
         condition=_number(values["condition"]),
         theta_deg=(_number(h_deg), _number(e_deg)),
+        pair=_pair(values["convention"]),
     )
+
+
+def _pair(convention: str) -> StainPair:
+    pairs = {name: pair for pair, name in CONVENTIONS.items()}
+    if convention not in pairs:
+        raise ValueError(f"stain convention {convention!r} is of another version")
+    return pairs[convention]
 
 
 def parse_he_values(dtype: np.dtype[Any]) -> HeValues:
@@ -337,7 +346,7 @@ def parse_he_values(dtype: np.dtype[Any]) -> HeValues:
 
 def _stain_to_dict(stain: StainEstimate) -> dict[str, Any]:
     return {
-        "convention": STAIN_CONVENTION,
+        "convention": stain.convention,
         **stain.matrix.to_dict(),
         "verdict": stain.verdict,
         "reasons": stain.reasons,

@@ -20,16 +20,21 @@ from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
 from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
 from wsi_pipeline.types.stains import (
     BROWN_STAIN,
+    CONVENTIONS,
     STAIN_CONVENTION,
+    STAIN_NAMES,
     StainEstimate,
     StainMatrix,
+    StainPair,
     StainVerdict,
 )
 from wsi_pipeline.types.tiles import TileGrid, TileReason, TileSpec
 
 __all__ = [
     "BROWN_STAIN",
+    "CONVENTIONS",
     "STAIN_CONVENTION",
+    "STAIN_NAMES",
     "Area",
     "EncoderSpec",
     "Heatmap",
@@ -47,6 +52,7 @@ __all__ = [
     "StainEstimate",
     "StainExplanations",
     "StainMatrix",
+    "StainPair",
     "StainVerdict",
     "TileGrid",
     "TileReason",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.types.stains import STAIN_NAMES, StainPair
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StainExplanations:
@@ -15,7 +17,8 @@ class StainExplanations:
     Attributes
     ----------
     parts : ndarray of shape (N, 2, K), float32
-        Part of hematoxylin, then of eosin, in the logit of each class; their sum is the logit.
+        Part of the first stain, then of the second, in the logit of each class; their sum is the
+        logit.
     xy : ndarray of shape (N, 2), int64
         Top-left corners, level-0 px.
     rc : ndarray of shape (N, 2), int32
@@ -24,6 +27,8 @@ class StainExplanations:
         Side of a tile, level-0 px.
     class_names, class_colors : tuple of str
         One per class.
+    stain_names : tuple of str
+        What the two stains are called.
     """
 
     parts: NDArray[np.float32]
@@ -32,6 +37,7 @@ class StainExplanations:
     extent: float
     class_names: tuple[str, ...]
     class_colors: tuple[str, ...]
+    stain_names: tuple[str, str] = STAIN_NAMES[StainPair.HE]
 
     def __post_init__(self) -> None:
         n = len(self.xy)

@@ -14,6 +14,25 @@ STAIN_CONVENTION = "macenko-log10-he-v1"
 H then E, uint8 value v = round(255 * clip(c / (2 * max_concentration), 0, 1))."""
 
 
+class StainPair(StrEnum):
+    """Which two stains a slide has."""
+
+    HE = "he"
+    H_DAB = "h-dab"
+
+
+STAIN_NAMES = {
+    StainPair.HE: ("hematoxylin", "eosin"),
+    StainPair.H_DAB: ("hematoxylin", "DAB"),
+}
+"""What the two stains of a pair are called."""
+
+CONVENTIONS = {
+    StainPair.HE: STAIN_CONVENTION,
+    StainPair.H_DAB: "macenko-log10-h-dab-v1",
+}
+"""How the patches of a pair are made: as those of H/E, with the second stain in place of eosin."""
+
 BROWN_STAIN = "brown like DAB"
 """Stands in the reasons of an estimate one of whose stains is brown."""
 
@@ -98,6 +117,8 @@ class StainEstimate:
         Condition number of the estimated vectors; NaN where none could be estimated.
     theta_deg : tuple of float
         Angles of H and E in the plane of the two leading eigenvectors; NaN if not estimated.
+    pair : StainPair
+        Which stains.
     """
 
     matrix: StainMatrix
@@ -107,6 +128,17 @@ class StainEstimate:
     angle_deg: float
     condition: float
     theta_deg: tuple[float, float]
+    pair: StainPair = StainPair.HE
+
+    @property
+    def convention(self) -> str:
+        """How patches that are unmixed with the matrix are made; of :data:`CONVENTIONS`."""
+        return CONVENTIONS[self.pair]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the two stains are called."""
+        return STAIN_NAMES[self.pair]
 
     @property
     def is_brown(self) -> bool:

@@ -14,8 +14,6 @@ from wsi_pipeline.files import replace_atomically
 if TYPE_CHECKING:
     from wsi_pipeline.types import StainExplanations
 
-STAINS = ("hematoxylin", "eosin")
-
 
 def write_explanations(path: Path, found: StainExplanations) -> None:
     """Write the parts of the stains as a table.
@@ -32,7 +30,8 @@ def write_explanations(path: Path, found: StainExplanations) -> None:
     Columns: ``x``, ``y`` (top-left corner, level-0 px), ``extent`` (side, level-0 px), ``row``,
     ``col`` (lattice index), ``label`` (the most probable class), ``label_hematoxylin`` and
     ``label_eosin`` (how far the stain puts the label above the mean of all classes), and, per
-    class, ``hematoxylin_<class>`` and ``eosin_<class>``, whose sum is its logit.
+    class, ``hematoxylin_<class>`` and ``eosin_<class>``, whose sum is its logit. Other stains than
+    H/E give their names.
     """
     names = np.array(found.class_names, dtype=object)
     columns: dict[str, Any] = {
@@ -43,9 +42,9 @@ def write_explanations(path: Path, found: StainExplanations) -> None:
         "col": pa.array(found.rc[:, 1]),
         "label": pa.array(names[found.label], type=pa.string()),
     }
-    for stain, name in enumerate(STAINS):
+    for stain, name in enumerate(found.stain_names):
         columns[f"label_{name}"] = pa.array(np.ascontiguousarray(found.lead[:, stain]))
-    for stain, name in enumerate(STAINS):
+    for stain, name in enumerate(found.stain_names):
         for index, class_name in enumerate(found.class_names):
             values = np.ascontiguousarray(found.parts[:, stain, index])
             columns[f"{name}_{class_name}"] = pa.array(values)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VERSION = "0.5"
 CHUNK_PX = 1024
 SMALLEST_PX = 256
-STAINS = (("hematoxylin", "3D2B8E"), ("eosin", "D6487E"))
+STAIN_COLORS = {"hematoxylin": "3D2B8E", "eosin": "D6487E", "DAB": "8A5A2B"}
 """Channels and the colours that viewers show them in."""
 
 TISSUE_RGBA = [0, 121, 107, 255]
@@ -74,7 +74,7 @@ def _write_stains(group: zarr.Group, store: PatchStore) -> int:
     while max(array.shape[1:]) > SMALLEST_PX:
         array = _reduce(group, depth, array)
         depth += 1
-    channels = [_channel(name, color, 255) for name, color in STAINS]
+    channels = [_channel(name, STAIN_COLORS[name], 255) for name in store.stain.names]
     _describe(group, "stains", depth, (store.mpp, store.mpp), channels)
     return depth
 

@@ -30,7 +30,7 @@ LEFT, HEAD, ROW = 0.2, 0.9, PANEL + 0.5
 """Margin, height of the title, and height of a row, inches."""
 
 LEGEND = (
-    "colours, hematoxylin, eosin; red speaks for the class, blue against it; numbers: how far the "
+    "colours, then each stain; red speaks for the class, blue against it; numbers: how far the "
     "stain puts the class above the mean of all"
 )
 

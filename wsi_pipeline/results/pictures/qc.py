@@ -172,8 +172,7 @@ def _write_stain(sheet: Sheet, records: SlideRecords) -> None:
     angle = f"{stain.angle_deg:.1f}° between H and E, " if np.isfinite(stain.angle_deg) else ""
     sheet.write(0, f"{angle}{stain.pixel_count:,} pixels", SMALL)
     sheet.y += 34
-    names = ("hematoxylin", "eosin")
-    for x, name, color in zip((0, 225), names, stain_colors(stain.matrix), strict=True):
+    for x, name, color in zip((0, 225), stain.names, stain_colors(stain.matrix), strict=True):
         sheet.swatch(x, 53, 33, color[None])
         sheet.y += 5
         sheet.write(x + 63, name)

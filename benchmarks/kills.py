@@ -76,6 +76,7 @@ def run_trials(
     folder: Path, scenarios: list[Scenario], trials: int, seed: int
 ) -> dict[str, Counter[str]]:
     """Run trials on the scenarios in turn; returns how many resumed, by scenario."""
+    (folder / "slides").mkdir()
     for name in ("a", "b"):
         path = folder / "slides" / f"{name}.tif"
         write_synthetic_slide(path, (SIDE_PX, SIDE_PX), mpp=0.5, seed=ord(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.config import PipelineConfig
     from wsi_pipeline.predict.trained import TrainedModel
     from wsi_pipeline.run.outcome import RunReport, SlideOutcome
+    from wsi_pipeline.slide.inputs import SlideJob
 
 BUCKET_SCHEME = "s3://"
 
@@ -54,6 +56,13 @@ def run_options(command: Command) -> Command:
             help="Replace patch stores that were made with other options or are damaged.",
         ),
         redo_options,
+        click.option(
+            "--pseudonymise",
+            metavar="TABLE",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Give slides and patients random names; this CSV, outside of --out, tells them. "
+            "Give the same again to go on.",
+        ),
         *_machine_options(),
     ]
     command = output_options(command)
@@ -181,12 +190,14 @@ def execute_run(
     jobs = find_slides(inputs, values["roi"], values.get("labels"), values["tissue_mask"])
     jobs = [jobs[place] for place in chosen([job.slide_id for job in jobs], values["only"])]
     with _results(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
+        jobs = _named(jobs, config, values["pseudonymise"], out)
         options = RunOptions(
             out=out,
             config=config,
             workers=values["workers"],
             overwrite=values["overwrite"],
             redo=values["redo"],
+            names=values["pseudonymise"],
             store=store,
             slides_at_once=values["slides_at_once"],
             scheduler=values["scheduler"],
@@ -196,7 +207,24 @@ def execute_run(
         with run_display(values["quiet"], as_json=values["as_json"]) as monitor:
             report = run_slides(jobs, options, model=model, monitor=monitor)
         log = Records(out).log_file(report.run)
+        if options.names is not None:
+            log = options.names.with_name(log.name)
     finish_run(report, values["out"], as_json=values["as_json"], log=log)
+
+
+def _named(
+    jobs: list[SlideJob], config: PipelineConfig, table: Path | None, out: Path
+) -> list[SlideJob]:
+    """Give slides their pseudonyms, if asked for; patients are found in their names before."""
+    if table is None:
+        return jobs
+    from wsi_pipeline.slide.pseudonyms import pseudonymise
+    from wsi_pipeline.tiles.classes import find_group
+
+    pattern = config.label.group
+    if pattern is not None:
+        jobs = [replace(job, group=job.group or find_group(job.slide_id, pattern)) for job in jobs]
+    return pseudonymise(jobs, table, out)
 
 
 def finish_run(report: RunReport, out: str, *, as_json: bool, log: Path | None = None) -> None:

@@ -26,7 +26,7 @@ from wsi_pipeline.run.one_features import (
     write_store_features,
 )
 from wsi_pipeline.run.one_slide import describe_slide
-from wsi_pipeline.run.outcome import SlideOutcome, Status, show_path
+from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.run.work import finished_stages
 from wsi_pipeline.slide.inputs import SlideJob, find_slides
 from wsi_pipeline.store import PatchStore
@@ -169,7 +169,7 @@ class _Work:
             return replace(record, error=None), []
         start = SlideOutcome(
             slide_id=job.slide_id,
-            path=show_path(job.path),
+            path=job.shown,
             status=Status.EMPTY,
             model=self._encoder.spec.name,
         )

@@ -94,6 +94,9 @@ class RunOptions:
     scheduler : str or None
         Address of a Dask scheduler whose workers do everything. They see the same files under
         the same names as this process.
+    names : Path or None
+        Table of pseudonyms of the slides, if they have any: command and log, which tell names, are
+        kept beside it instead of among the results.
     share : Share
         The part of the slides that this run does; by default all. The runs of the other parts
         may write to the same ``out`` at the same time.
@@ -111,6 +114,7 @@ class RunOptions:
     slides_at_once: int = 1
     ahead: int = 1
     scheduler: str | None = None
+    names: Path | None = None
     share: Share = field(default_factory=lambda: Share(index=0, count=1))
     bucket: str | None = None
 
@@ -184,7 +188,7 @@ def run_journeys(
     publisher = Publisher(records)
     try:
         with (
-            logging_to(records.log_file(report.run)) as log,
+            logging_to(_log_file(records, report, options)) as log,
             _open_lanes(options, crew, log, alone=len(journeys) == 1) as lanes,
         ):
             crew.monitor.begin(len(journeys), crew.last_stage, lanes.dashboard)
@@ -204,6 +208,11 @@ def run_journeys(
     return report
 
 
+def _log_file(records: Records, report: RunReport, options: RunOptions) -> Path:
+    name = records.log_file(report.run)
+    return name if options.names is None else options.names.with_name(name.name)
+
+
 def _begin(
     records: Records, options: RunOptions, model: TrainedModel | TrainedEncoder | None
 ) -> RunReport:
@@ -211,7 +220,7 @@ def _begin(
     now = datetime.now(UTC)
     share = options.share
     report = RunReport(
-        command=shlex.join(["wsi-pipeline", *sys.argv[1:]]),
+        command="" if options.names else shlex.join(["wsi-pipeline", *sys.argv[1:]]),
         started=now.isoformat(timespec="microseconds"),
         config=options.config.model_dump(mode="json"),
         model={} if model is None else _describe(model),
@@ -219,7 +228,7 @@ def _begin(
         outcomes=(),
         run=f"{now:%Y%m%d-%H%M%S}-{socket.gethostname()}-{os.getpid()}-{share.index}",
         share=(share.index, share.count),
-        where=os.fspath(Path.cwd()),
+        where="" if options.names else os.fspath(Path.cwd()),
     )
     require_inside(options.out, records.folder)
     try:

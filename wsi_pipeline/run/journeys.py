@@ -52,10 +52,13 @@ class Journey:
     plan : callable
         Looks at what is on record and gives the record to start from and the legs that are left;
         none if all is finished. Called again once the slide is kept from other runs.
+    redact : callable or None
+        Takes names that are not to be said out of why a slide failed.
     """
 
     slide_id: str
     plan: Callable[[], tuple[SlideOutcome, list[Leg]]]
+    redact: Callable[[str], str] | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class _Trip:
 
     outcome: SlideOutcome
     legs: deque[Leg]
+    redact: Callable[[str], str] | None
     claim: ExitStack = field(default_factory=ExitStack)
 
 
@@ -131,10 +135,10 @@ class Traffic:
             held.append(journey)
             return
         except OSError as error:
-            yield _failed(outcome, error)
+            yield _redacted(_failed(outcome, error), journey.redact)
             return
         if legs:
-            self._send(_Trip(outcome, deque(legs), claim))
+            self._send(_Trip(outcome, deque(legs), journey.redact, claim))
             return
         claim.close()
         yield replace(outcome, reused=True)
@@ -151,7 +155,7 @@ class Traffic:
             trip = self._under_way.pop(future)
             with ExitStack() as ended:
                 ended.push(trip.claim)
-                trip.outcome = _result(future, trip.outcome)
+                trip.outcome = _redacted(_result(future, trip.outcome), trip.redact)
                 if trip.outcome.status is Status.FAILED:
                     trip.legs.clear()
                 trip.outcome = self._keep(trip.outcome, unfinished=bool(trip.legs))
@@ -196,6 +200,12 @@ def _result(future: Future[SlideOutcome], before: SlideOutcome) -> SlideOutcome:
         raise  # no slide can be done any more
     except Exception as error:  # noqa: BLE001 -- as in attempt
         return _failed(before, error)
+
+
+def _redacted(outcome: SlideOutcome, redact: Callable[[str], str] | None) -> SlideOutcome:
+    if redact is None or outcome.error is None:
+        return outcome
+    return replace(outcome, error=redact(outcome.error))
 
 
 def _failed(outcome: SlideOutcome, error: Exception) -> SlideOutcome:

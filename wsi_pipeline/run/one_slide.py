@@ -22,7 +22,7 @@ from wsi_pipeline.results.export.parquet import read_predictions, write_predicti
 from wsi_pipeline.results.pictures import draw_qc
 from wsi_pipeline.results.views import PREDICTIONS_NAME, write_views
 from wsi_pipeline.run.marks import Mark, Stage, find_damage, is_untouched, make_mark
-from wsi_pipeline.run.outcome import SlideOutcome, Status, show_path
+from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.run.records import clean_up
 from wsi_pipeline.run.work import (
     SlideOptions,
@@ -369,7 +369,7 @@ def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
     tissue = float((patches.areas == Area.TISSUE).mean()) if patches.areas.size else 0.0
     return {
         "slide_id": job.slide_id,
-        "path": show_path(job.path),
+        "path": job.shown,
         "status": Status.DONE if patches.funnel().get("kept") else Status.EMPTY,
         "slide": asdict(patches.slide),
         "stain": _stain_record(patches),

@@ -162,11 +162,6 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def show_path(path: Path) -> str:
-    """Return a path as text that every file can hold, however its bytes are."""
-    return _printable(str(path))
-
-
 def _hint(error: Exception) -> str:
     """Say what to do about errors that libraries raise; our own say it themselves."""
     if isinstance(error, WsiPipelineError):

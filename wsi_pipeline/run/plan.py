@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_pipeline.run.journeys import Journey, Leg
 from wsi_pipeline.run.lanes import Lane
 from wsi_pipeline.run.marks import Mark, Stage
-from wsi_pipeline.run.outcome import SlideOutcome, Status, show_path
+from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.run.work import (
     exports_origin,
     finished_stages,
@@ -61,7 +61,7 @@ class Planner:
 
     def journey(self, job: SlideJob) -> Journey:
         """Plan a slide."""
-        return Journey(job.slide_id, partial(self._plan, job))
+        return Journey(job.slide_id, partial(self._plan, job), job.redaction)
 
     def journey_of_store(self, slide_id: str) -> Journey:
         """Plan a slide whose patch store is there, without its file."""
@@ -127,7 +127,7 @@ class Planner:
     def _start(self, job: SlideJob) -> SlideOutcome:
         return SlideOutcome(
             slide_id=job.slide_id,
-            path=show_path(job.path),
+            path=job.shown,
             status=Status.EMPTY,
         )
 

@@ -24,6 +24,7 @@ from wsi_pipeline.slide.readers.registry import foreign_suffixes
 
 if TYPE_CHECKING:
     from wsi_files.tables import Row
+    from wsi_pipeline.slide.pseudonyms import Redaction
 
 SLIDE_SUFFIXES = frozenset(
     {
@@ -106,6 +107,8 @@ class SlideJob:
         Annotation file or picture that says where the tissue is.
     group : str or None
         Patient, from the slide table.
+    redaction : Redaction or None
+        Takes names out of what results say of the slide; None if they may be said.
     """
 
     path: Path
@@ -115,6 +118,7 @@ class SlideJob:
     labels: Path | None = None
     tissue_mask: Path | None = None
     group: str | None = None
+    redaction: Redaction | None = None
 
     def __post_init__(self) -> None:
         problem = _wrong_with(self.slide_id) if self.slide_id else None
@@ -123,6 +127,13 @@ class SlideJob:
                 f"slide id {self.slide_id!r} {problem}; it names the folder of the slide's "
                 f"results: give another slide_id in a CSV table"
             )
+
+    @property
+    def shown(self) -> str:
+        """Path as results say it, in text that every file can hold."""
+        if self.redaction is not None:
+            return self.slide_id
+        return str(self.path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _wrong_with(slide_id: str) -> str | None:

@@ -259,3 +259,19 @@ def test_a_schedule_that_follows_the_epochs_is_not_stretched_half_way(work: Path
     assert saved["method"]["optimisation"]["cosine_epochs"] == 1
     message = fail("train", work / "cosine.toml", *data, "--resume", "--epochs", 2)
     assert "cosine_epochs (1 there, 2 here)" in message
+
+
+def test_training_says_how_it_goes_line_by_line(work: Path) -> None:
+    arguments = ["train", work / "recipe.toml", "--data", work / "tiles.zarr", "--epochs", 3]
+    told = CliRunner().invoke(main, [*map(str, arguments), "--out", str(work / "told")])
+    assert told.exit_code == 0, told.output
+    lines = [line for line in told.stderr.splitlines() if line.startswith("epoch ")]
+    rows = json.loads((work / "told" / "history.json").read_text())
+    assert len(lines) == len(rows) == 3
+    for number, (line, row) in enumerate(zip(lines, rows, strict=True), start=1):
+        assert line.startswith(f"epoch {number} of 3, loss {row['loss']:.4f}, validation ")
+        assert f"{row['validation_balanced_accuracy']:.4f}" in line
+    assert lines[0].endswith(" left")
+    assert not lines[2].endswith(" left")
+    quiet = [*map(str, arguments), "--out", str(work / "untold"), "--quiet"]
+    assert "epoch 1 of" not in CliRunner().invoke(main, quiet).stderr

@@ -10,7 +10,7 @@ test part, and ``bundle`` where ``wsi-pipeline run`` can use the model.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
 from wsi_models.familiarity import Familiarity, measure_familiarity
 from wsi_models.judging import class_logits, nearest_logits, thin_out
+from wsi_models.listening import Listener, Silent
 from wsi_models.methods import Method, build_method
 from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.parts.imagenet import WeightsError
@@ -127,10 +128,13 @@ class Start:
         Go on with the run in the folder, with its split.
     split_file : Path or None
         A split to use instead of one that is drawn.
+    listener : Listener
+        Told how the training goes.
     """
 
     resume: bool = False
     split_file: Path | None = None
+    listener: Listener = field(default_factory=Silent)
 
 
 def run_experiment(
@@ -166,7 +170,14 @@ def run_experiment(
         _require_same_recipe(recipe, out)
     split = _settle_split(recipe, source, out, start)
     method, normalisation = _build(recipe, source, split)
-    task = Task(method=method, source=source, split=split, config=recipe.train, out=out)
+    task = Task(
+        method=method,
+        source=source,
+        split=split,
+        config=recipe.train,
+        out=out,
+        listener=start.listener,
+    )
     check(task, resume=start.resume)
     if fabric.is_global_zero:
         split.save(out / SPLIT_FILE)

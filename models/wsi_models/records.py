@@ -51,8 +51,11 @@ class EpochLog:
 
     def add(
         self, total: Tensor, parts: Mapping[str, float], guesses: Guesses, truth: Tensor | None
-    ) -> None:
-        """Take the report of one step; ``truth`` is what the labels withheld would have been."""
+    ) -> float:
+        """Take the report of one step and return its loss.
+
+        ``truth`` is what the labels withheld would have been.
+        """
         self._steps += 1
         for name, value in parts.items():
             if name == "total":
@@ -67,6 +70,7 @@ class EpochLog:
         self._sums["loss"] += loss
         if guesses.label is not None and truth is not None:
             self._judge(guesses.label.cpu(), guesses.confidence, truth)
+        return loss
 
     def means(self, fabric: Fabric) -> dict[str, float]:
         """Return the averages over steps and processes.

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from wsi_models.checkpoint import load_checkpoint, save_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.judging import class_logits, thin_out
+from wsi_models.listening import Listener, Silent
 from wsi_models.methods.base import UNKNOWN, Batch, Method
 from wsi_models.metrics import balanced_accuracy
 from wsi_models.records import EpochLog, Guesses, write_history
@@ -100,6 +101,8 @@ class Task:
         Length, seed and precision.
     out : Path
         Folder of checkpoints, logs and curves.
+    listener : Listener
+        Told how it goes, in the first process.
     """
 
     method: Method
@@ -107,6 +110,7 @@ class Task:
     split: Split
     config: TrainConfig
     out: Path
+    listener: Listener = field(default_factory=Silent)
 
 
 def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
@@ -143,6 +147,8 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
     if resume and (out / LAST_FILE).exists():
         progress = _restore(task, optimizer, schedule)
     labelled, unlabelled = _samplers(task, fabric)
+    listener = task.listener if fabric.is_global_zero else Silent()
+    listener.begin(config.epochs, progress.epoch, config.iterations)
     while not _finished(progress, config):
         epoch = progress.epoch + 1
         begin = time.perf_counter()
@@ -161,7 +167,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
             method.after_step()
             if schedule is not None and schedule.per_step:
                 schedule.rates.step()
-            log.add(total, parts, Guesses(*guesses), truth)
+            listener.step(log.add(total, parts, Guesses(*guesses), truth))
         method.after_epoch(epoch)
         means = log.means(fabric)
         method.inspect(means)
@@ -178,6 +184,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
             _save(task, progress, optimizer, schedule)
             write_history(out, progress.history)
         fabric.barrier()
+        listener.epoch(row)
         logger.info("epoch %d: %s", epoch, row)
     method.load_state_dict(load_checkpoint(out / BEST_FILE)["method"])
     return progress

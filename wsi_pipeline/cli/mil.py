@@ -125,7 +125,9 @@ def train(
     model trained on all slides, for 'mil predict'.
     """
     from wsi_models.mil.config import load_mil_recipe
+    from wsi_models.threads import settle_threads
 
+    settle_threads(1)  # a bag at a time: so little work that threads only wait for one another
     with explained_errors(), training_errors():
         chosen = {
             key: values[key]

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     help="Beats the recipe's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def train(recipe: Path, out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Train a model on patch stores as a recipe says, and evaluate it.
 
     \b
@@ -55,7 +56,7 @@ def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
     the test groups, OUT/bundle is for 'wsi-pipeline run --model'.
     """
     with explained_errors(), training_errors():
-        outcome = _run(recipe, out, values)
+        outcome = _run(recipe, out, values, quiet=quiet)
     figures = {} if outcome.evaluation is None else outcome.evaluation.headline()
     summary = {
         "part": outcome.part,
@@ -76,19 +77,23 @@ def train(recipe: Path, out: Path, as_json: bool, **values: Any) -> None:
         click.echo(f"{outcome.part} part: {shown}")
 
 
-def _run(recipe_file: Path, out: Path, values: dict[str, Any]) -> Outcome:
+def _run(recipe_file: Path, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcome:
     from wsi_models.experiment import Start, launch, run_experiment
     from wsi_models.recipe import load_recipe
+    from wsi_models.threads import settle_threads
 
+    from wsi_pipeline.cli.epochs import epoch_lines
     from wsi_pipeline.cli.training import load_data
 
+    settle_threads()
     recipe = load_recipe(recipe_file, _overrides(values))
     fabric = launch(values["device"], recipe.train.precision)
     source = load_data(
         values["data"], recipe.classes.names, recipe.classes.labels, values["memory_gib"]
     )
-    start = Start(resume=values["resume"], split_file=values["split_file"])
-    return run_experiment(recipe, source, out, fabric, start)
+    with epoch_lines(quiet) as listener:
+        start = Start(resume=values["resume"], split_file=values["split_file"], listener=listener)
+        return run_experiment(recipe, source, out, fabric, start)
 
 
 def _overrides(values: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,6 @@ the numbers mean, and what becomes of them, is not known here.
 from __future__ import annotations
 
 import copy
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from wsi_files.cores import asked_threads, usable_cores
 from wsi_pipeline.config import Precision, PredictConfig
 from wsi_pipeline.errors import ConfigError, ModelMismatchError
 from wsi_pipeline.inference.batches import automatic_batch_size
@@ -102,6 +102,7 @@ def run_network(
     """
     if not feed.count:
         return torch.empty((0, outputs.count))
+    _settle_threads()
     with _evaluating(model):
         replicas = _replicate(model, feed, outputs, devices, config)
         size = min(replica.batch_size for replica in replicas)
@@ -128,10 +129,15 @@ def run_network(
         return total
 
 
+def _settle_threads() -> None:
+    """Compute with no more threads than there are cores for this process."""
+    torch.set_num_threads(asked_threads() or min(torch.get_num_threads(), usable_cores()))
+
+
 def _default_readers(devices: Sequence[torch.device]) -> int:
     """Count the readers: a network fills a processor, but starves on a GPU that one core feeds."""
     on_processor = all(device.type == "cpu" for device in devices)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return 1 if on_processor else min(cores, 4 * len(devices))
 
 

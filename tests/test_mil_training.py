@@ -220,6 +220,51 @@ def test_a_run_keeps_its_models_and_its_report(tmp_path: Path) -> None:
         run_mil(recipe(), bags, tmp_path / "run", CPU, steps)
 
 
+class Stopping(Steps):
+    """Stops a run after so many epochs, as a person or a scheduler would."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def advance(self, steps: int = 1) -> None:
+        super().advance(steps)
+        if self.done >= self._after:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_next_fold(tmp_path: Path) -> None:
+    bags, _ = make_bags(24, 12)
+    chosen = recipe(folds=3, epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        run_mil(chosen, bags, tmp_path / "stopped", CPU, Stopping(9))
+    kept = tmp_path / "stopped" / "unfinished"
+    assert sorted(path.name for path in kept.iterdir()) == ["fold-1.ckpt", "fold-2.ckpt"]
+    before = (kept / "fold-1.ckpt").stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        run_mil(chosen, bags, tmp_path / "stopped", CPU, Stopping(11))
+    assert (kept / "fold-1.ckpt").stat().st_mtime_ns == before
+    steps = Steps()
+    run_mil(chosen, bags, tmp_path / "stopped", CPU, steps)
+    assert steps.done == steps.total
+    assert not kept.exists()
+    run_mil(chosen, bags, tmp_path / "straight", CPU, Steps())
+    for name in ("predictions.csv", "folds/1/model.safetensors", "model/model.safetensors"):
+        stopped, straight = (tmp_path / run / name for run in ("stopped", "straight"))
+        assert stopped.read_bytes() == straight.read_bytes(), name
+
+
+def test_folds_of_another_recipe_are_not_taken_up(tmp_path: Path) -> None:
+    bags, _ = make_bags(24, 12)
+    with pytest.raises(KeyboardInterrupt):
+        run_mil(recipe(folds=3, epochs=4), bags, tmp_path / "run", CPU, Stopping(9))
+    other = recipe(folds=3, epochs=5)
+    run_mil(other, bags, tmp_path / "run", CPU, Steps())
+    run_mil(other, bags, tmp_path / "straight", CPU, Steps())
+    name = "folds/1/model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
 def test_a_model_judges_other_slides_and_refuses_other_features(tmp_path: Path) -> None:
     bags, _ = make_bags(24, 12)
     run_mil(recipe(folds=3, epochs=8), bags, tmp_path / "run", CPU, Steps())

@@ -200,3 +200,24 @@ def test_two_processes_agree_and_learn(tmp_path: Path) -> None:
             k: v for k, v in two.items() if k != "seconds"
         }
     assert first[1][-1]["validation_balanced_accuracy"] > 0.8
+
+
+@pytest.mark.slow
+def test_two_processes_agree_for_every_method(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'models'}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         "-m", "tests.two_ranks", str(tmp_path)],
+        env=environment, cwd=root, timeout=400, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert len({name for name, _, _ in first}) == len(first) - 1  # CLASS is a CLASS-M
+    for (name, state, history), (_, other, told) in zip(first, second, strict=True):
+        for key, value in state.items():
+            assert torch.equal(value, other[key]), (name, key)
+        for row, twin in zip(history, told, strict=True):
+            assert {k: v for k, v in row.items() if k != "seconds"} == {
+                k: v for k, v in twin.items() if k != "seconds"
+            }, name

@@ -10,6 +10,7 @@ A run folder holds ``recipe.json``, ``predictions.csv`` (every slide, by the fol
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
 from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.mil.folds import cut_validation, fold_by_patient
+from wsi_models.mil.kept import Kept
 from wsi_models.mil.publish import publish_slide_model
 from wsi_models.mil.report import (
     CrossValidation,
@@ -86,7 +88,11 @@ class CrossValidated:
 
 
 def cross_validate(
-    recipe: MilRecipe, bags: Bags, device: torch.device, progress: Progress
+    recipe: MilRecipe,
+    bags: Bags,
+    device: torch.device,
+    progress: Progress,
+    kept: Kept | None = None,
 ) -> CrossValidated:
     """Train and test in turn on parts that share no patient.
 
@@ -100,6 +106,8 @@ def cross_validate(
         Where to train.
     progress : Progress
         Told of every epoch.
+    kept : Kept or None
+        Keeps each fold when it is done, and gives those that are done already.
 
     Returns
     -------
@@ -120,7 +128,10 @@ def cross_validate(
     for number in range(config.folds):
         testing = np.flatnonzero(fold == number).astype(np.int64)
         parts = _cut(np.flatnonzero(fold != number).astype(np.int64), bags, recipe)
-        one = fit(recipe.model, config, bags, parts, device, progress)
+        work = partial(fit, recipe.model, config, bags, parts, device, progress)
+        skip = partial(progress.advance, config.epochs)
+        one = work() if kept is None else kept.fit(f"fold-{number + 1}", work, skip)
+        one.head.to(device)
         prob[testing] = predict_bags(one.head, bags, testing)
         predicted[testing] = decide(prob[testing], one.threshold)
         fitted.append(one)
@@ -171,13 +182,21 @@ def run_mil(
     ------
     TrainingError
         If there is a run in the folder, or the slides cannot be divided.
+
+    Notes
+    -----
+    Folds that are done are kept in ``unfinished`` until the run is complete: the same again after
+    an interruption goes on with the next fold.
     """
     require_empty(out)
-    judged = cross_validate(recipe, bags, device, progress)
+    kept = Kept(out, recipe, bags)
+    judged = cross_validate(recipe, bags, device, progress, kept)
     progress.start("train on all slides", recipe.train.epochs)
     parts = _cut(np.arange(len(bags), dtype=np.int64), bags, recipe)
     final = fit(recipe.model, recipe.train, bags, parts, device, progress)
-    return Outcome(result=judged.result, files=_write_run(out, recipe, bags, judged, final))
+    outcome = Outcome(result=judged.result, files=_write_run(out, recipe, bags, judged, final))
+    kept.forget()
+    return outcome
 
 
 def require_empty(out: Path) -> None:

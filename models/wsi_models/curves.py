@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from wsi_files.whole import replace_atomically
@@ -234,5 +235,7 @@ def _draw_reliability(axes: Axes, evaluation: Evaluation, unit: str) -> None:
 
 
 def _save(path: Path, figure: Figure) -> None:
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a class called a$_$b is a name, not a formula
     with replace_atomically(path) as partial:
         figure.savefig(partial)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,7 @@ def explained_errors() -> Iterator[None]:
         )
         raise SystemExit(143 if isinstance(stop, _Terminated) else 130) from None
     except WsiPipelineError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(shown(str(error))) from error
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise  # click ends quietly when nobody reads its output
@@ -143,7 +144,7 @@ class _ConsoleHandler(logging.Handler):
     """Writes above progress bars, wherever standard error is at that time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record), err=True)
+        click.echo(shown(self.format(record)), err=True)
 
 
 class _Short(logging.Formatter):
@@ -151,6 +152,14 @@ class _Short(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         return ""
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def shown(text: str) -> str:
+    """Write control characters as escapes: a name in a file must not steer the terminal."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def print_json(value: Any) -> None:
@@ -164,7 +173,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(shown(cell)) for cell in row))
     Console(file=sys.stdout).print(table)
 
 
@@ -174,15 +183,17 @@ def print_report(report: RunReport, out: str) -> None:
     for heading in ("slide", "status", "mpp", "tiles", "stain", "classes"):
         table.add_column(heading, overflow="fold")
     for outcome in report.outcomes:
-        table.add_row(*map(Text, _row(outcome)))  # names of slides are no markup
+        table.add_row(
+            *(Text(shown(cell)) for cell in _row(outcome))
+        )  # names of slides are no markup
     console = Console(file=sys.stdout)
     console.print(table)
     for outcome in report.outcomes:
         if outcome.error is not None:
             hint = f" ({outcome.hint})" if outcome.hint else ""
-            click.echo(f"\n{outcome.slide_id} failed: {outcome.error}{hint}")
+            click.echo(shown(f"\n{outcome.slide_id} failed: {outcome.error}{hint}"))
         for doubt in outcome.doubts:
-            click.echo(f"\n{outcome.slide_id}, look at it: {doubt}")
+            click.echo(shown(f"\n{outcome.slide_id}, look at it: {doubt}"))
     if report.timing:
         click.echo(f"\n{_times(report.timing)}")
     click.echo(f"\nReport: {out.rstrip('/')}/index.html")

@@ -14,6 +14,7 @@ import click
 from wsi_pipeline.cli.console import explained_errors, print_json, progress_bars
 from wsi_pipeline.cli.options import output_options
 from wsi_pipeline.cli.training import training_errors
+from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -335,7 +336,14 @@ def _described(
 def _stores_by_slide(paths: Sequence[Path]) -> dict[str, PatchStore]:
     from wsi_pipeline.store.find import find_stores
 
-    return {store.slide.slide_id: store for store in find_stores(paths)}
+    found: dict[str, PatchStore] = {}
+    for store in find_stores(paths):
+        first = found.setdefault(store.slide.slide_id, store)
+        if first is not store:
+            raise ConfigError(
+                f"{first.path} and {store.path} are both of slide {store.slide.slide_id}; give one"
+            )
+    return found
 
 
 def _patients(table: Path | None, files: Mapping[str, Path]) -> dict[str, list[Path]]:

@@ -28,7 +28,7 @@ from wsi_pipeline.types.stains import (
     StainPair,
     StainVerdict,
 )
-from wsi_pipeline.types.tiles import TileGrid, TileReason, TileSpec
+from wsi_pipeline.types.tiles import TileGrid, TileReason
 
 __all__ = [
     "BROWN_STAIN",
@@ -56,6 +56,5 @@ __all__ = [
     "StainVerdict",
     "TileGrid",
     "TileReason",
-    "TileSpec",
     "TissueMask",
 ]

@@ -43,7 +43,6 @@ class StainVerdict(StrEnum):
     OK = "ok"
     FLAGGED = "flagged"
     FALLBACK = "fallback"
-    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +104,8 @@ class StainEstimate:
     matrix : StainMatrix
         The matrix to use: estimated, or the documented fallback.
     verdict : StainVerdict
-        ``OK``, ``FLAGGED`` (used, outside the acceptance ranges) or ``FALLBACK``. ``REFUSED``
-        never carries a matrix: it is raised as :class:`~wsi_pipeline.errors.StainEstimationError`.
+        ``OK``, ``FLAGGED`` (used, outside the acceptance ranges) or ``FALLBACK``. Pixels that
+        support no matrix are refused by :class:`~wsi_pipeline.errors.StainEstimationError`.
     reasons : tuple of str
         Why the verdict is not ``OK``; empty when it is.
     pixel_count : int

@@ -25,33 +25,6 @@ class TileReason(IntEnum):
     ANNOTATED = 9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileSpec:
-    """The tiles asked for, in target pixels.
-
-    Attributes
-    ----------
-    mpp : float
-        Resolution of the patches, um/px.
-    patch_px : int
-        Side of a patch, px at ``mpp``.
-    stride_px : int
-        Distance between neighbouring tiles, px at ``mpp``.
-    """
-
-    mpp: float
-    patch_px: int
-    stride_px: int
-
-    def __post_init__(self) -> None:
-        if not self.mpp > 0:
-            raise ValueError(f"mpp must be positive, got {self.mpp}")
-        if self.patch_px < 1 or self.stride_px < 1:
-            raise ValueError(
-                f"patch_px and stride_px must be >= 1, got {self.patch_px} and {self.stride_px}"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class TileGrid:
     """The candidate tiles of one slide and why each was kept or dropped.

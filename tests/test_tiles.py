@@ -120,7 +120,7 @@ def test_tiles_without_stride_meet_without_seam(
 def test_reasons_share_out_the_candidates(case: tuple[SlideInfo, TissueMask, TileConfig]) -> None:
     grid = lay_grid(*case)
     rows, cols = grid.shape
-    assert sum(grid.funnel().values()) == rows * cols
+    assert sum(grid.funnel().values()) == rows * cols + grid.remainder
     assert grid.funnel()["kept"] == len(grid)
 
 
@@ -189,6 +189,49 @@ def allowed_reasons(shares: dict[Area, float], config: TileConfig) -> set[TileRe
         return TileReason.GLASS if tissue <= abs(nudge) else TileReason.LITTLE_TISSUE
 
     return {first(nudge) for nudge in (-3e-6, 0.0, 1e-6, 3e-6)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(case=cases())
+def test_covering_the_remainder_adds_what_was_counted_and_reaches_the_end(
+    case: tuple[SlideInfo, TissueMask, TileConfig],
+) -> None:
+    info, mask, config = case
+    left_out = lay_grid(info, mask, config)
+    covering = lay_grid(info, mask, config.model_copy(update={"cover_remainder": True}))
+    rows, cols = left_out.shape
+    width, height = info.level_sizes_wh[covering.level]
+
+    assert len(covering) == len(left_out) + left_out.remainder
+    assert (covering.reasons[:rows, :cols] == left_out.reasons).all()
+    corners = covering.level_xy_of(np.argwhere(np.ones(covering.shape, dtype=np.bool_)))
+    if len(corners):
+        assert (corners.max(axis=0) + covering.read_px == (width, height)).all() or (
+            covering.step_px > covering.read_px
+        )
+        assert (corners.max(axis=0) + covering.read_px <= (width, height)).all()
+
+
+def test_the_remainder_is_a_reason_unless_it_is_covered() -> None:
+    info = slide((1000, 640))
+    config = TileConfig(patch_size=256)
+    left_out = lay_grid(info, filled(info, Area.TISSUE), config)
+    covering = lay_grid(
+        info, filled(info, Area.TISSUE), config.model_copy(update={"cover_remainder": True})
+    )
+
+    assert left_out.funnel() == {"kept": 6, "remainder": 6}
+    assert covering.funnel() == {"kept": 12}
+    assert covering.xy[[3, 8, 11]].tolist() == [[744, 0], [0, 384], [744, 384]]
+    glass = lay_grid(info, filled(info, Area.GLASS), config)
+    assert glass.funnel() == {"kept": 0, "glass": 6}, "nothing is lost where there is no tissue"
+
+
+def test_a_region_of_interest_bounds_the_remainder_too() -> None:
+    info = slide((1000, 640))
+    roi = [shapely.box(0, 0, 1000, 250)]
+    grid = lay_grid(info, filled(info, Area.TISSUE), TileConfig(patch_size=256), roi=roi)
+    assert grid.funnel() == {"kept": 3, "outside_roi": 3, "remainder": 1}
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,11 @@ class TileConfig(StageConfig):
     stride: int | None = Field(
         None, ge=1, description="Distance between tiles, px at --mpp; the patch size if not given."
     )
+    cover_remainder: bool = Field(
+        False,
+        description="Shift the last row and column of tiles inwards, so that they cover what is "
+        "left of a slide at its right and bottom; it is left out otherwise, and counted.",
+    )
     min_tissue: float = Field(
         0.5, ge=0, le=1, description="Smallest share of a tile that must be tissue."
     )

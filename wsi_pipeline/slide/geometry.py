@@ -124,7 +124,9 @@ def plan_read(info: SlideInfo, mpp: float, patch_px: int) -> ReadPlan:
     )
 
 
-def lattice_shape(size_wh: tuple[int, int], tile_px: int, step_px: int) -> tuple[int, int]:
+def lattice_shape(
+    size_wh: tuple[int, int], tile_px: int, step_px: int, *, whole: bool = False
+) -> tuple[int, int]:
     """Count the rows and columns of tiles that lie wholly inside an area.
 
     Parameters
@@ -133,13 +135,19 @@ def lattice_shape(size_wh: tuple[int, int], tile_px: int, step_px: int) -> tuple
         Width and height of the area.
     tile_px, step_px : int
         Side of a tile and distance between tiles, in the same pixels.
+    whole : bool
+        Count one more row or column where the last one does not reach the end of the area; its
+        tiles lie inside once they are shifted.
 
     Returns
     -------
     tuple of int
         Rows and columns; 0 where the area is smaller than a tile.
     """
+
+    def count(length: int) -> int:
+        steps, rest = divmod(length - tile_px, step_px)
+        return steps + 1 + (whole and rest > 0) if length >= tile_px else 0
+
     width, height = size_wh
-    cols = (width - tile_px) // step_px + 1 if width >= tile_px else 0
-    rows = (height - tile_px) // step_px + 1 if height >= tile_px else 0
-    return rows, cols
+    return count(height), count(width)

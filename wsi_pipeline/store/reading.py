@@ -127,6 +127,8 @@ class PatchStore:
             reasons=reasons,
             tissue_fraction=fraction,
             corners=self._small("corners").astype(np.int64) if "corners" in self._group else None,
+            limit_wh=tuple(values["limit_wh"]) if "limit_wh" in values else None,
+            remainder=values.get("remainder", 0),
         )
 
     @cached_property

@@ -161,6 +161,7 @@ class StoreHeader:
                 "shape": grid.shape,
                 "extent": grid.extent,
                 "pitch": grid.pitch,
+                **_beyond_the_lattice(grid),
             },
             "funnel": grid.funnel(),
             "stain": _stain_to_dict(self.stain),
@@ -196,6 +197,12 @@ class StoreHeader:
         if self.stain_index is not None:
             arrays["stain_index"] = self.stain_index
         return arrays
+
+
+def _beyond_the_lattice(grid: TileGrid) -> dict[str, Any]:
+    """Describe the end of a lattice where it says anything; stores made earlier say nothing."""
+    values = {"limit_wh": grid.limit_wh, "remainder": grid.remainder}
+    return {name: value for name, value in values.items() if value}
 
 
 def create_group(path: Path, header: StoreHeader, config: StoreConfig) -> None:

@@ -58,7 +58,9 @@ def lay_grid(
     -------
     TileGrid
         Every tile that lies wholly inside the slide, with its reason. The lattice is empty,
-        (0, 0) to (0, cols), where the slide is smaller than a tile.
+        (0, 0) to (0, cols), where the slide is smaller than a tile. With ``cover_remainder`` one
+        more row or column is shifted inwards to where the slide ends; without, what it would have
+        kept is counted as ``remainder``.
 
     Raises
     ------
@@ -82,13 +84,15 @@ def lay_grid(
     """
     plan = plan_read(info, config.mpp, config.patch_size)
     step_px = step_of(config, plan)
-    shape = lattice_shape(info.level_sizes_wh[plan.level], plan.read_px, step_px)
+    size_wh = info.level_sizes_wh[plan.level]
+    shape = lattice_shape(size_wh, plan.read_px, step_px, whole=True)
     _require_few(shape, config)
-    shares = _area_shares(mask, plan, step_px, shape)
+    corners = _corners(shape, plan, step_px, size_wh)
+    shares = _area_shares(mask, plan, corners)
     reasons = _judge(shares, config)
     if roi is not None:
-        reasons[~_centres_inside(roi, plan, step_px, shape)] = TileReason.OUTSIDE_ROI
-    return TileGrid(
+        reasons[~_centres_inside(roi, plan, corners)] = TileReason.OUTSIDE_ROI
+    grid = TileGrid(
         level=plan.level,
         downsample=plan.downsample,
         read_px=plan.read_px,
@@ -98,6 +102,32 @@ def lay_grid(
         reasons=reasons,
         tissue_fraction=shares[Area.TISSUE].astype(np.float32),
     )
+    inside = lattice_shape(size_wh, plan.read_px, step_px)
+    if config.cover_remainder:
+        return grid if inside == shape else replace(grid, limit_wh=size_wh)
+    return _cut(grid, inside)
+
+
+def _cut(grid: TileGrid, shape: tuple[int, int]) -> TileGrid:
+    """Leave out the rows and columns that do not fit in, and count what is lost."""
+    rows, cols = shape
+    cut = replace(
+        grid,
+        reasons=grid.reasons[:rows, :cols],
+        tissue_fraction=grid.tissue_fraction[:rows, :cols],
+    )
+    return replace(cut, remainder=len(grid) - len(cut))
+
+
+def _corners(
+    shape: tuple[int, int], plan: ReadPlan, step_px: int, size_wh: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the y of each row and the x of each column, px of the level, the last shifted in."""
+    y, x = (
+        np.minimum(np.arange(count, dtype=np.int64) * step_px, side - plan.read_px)
+        for count, side in zip(shape, reversed(size_wh), strict=True)
+    )
+    return y, x
 
 
 def _require_few(shape: tuple[int, int], config: TileConfig) -> None:
@@ -210,14 +240,14 @@ def sample_tiles(grid: TileGrid, count: int, seed: int) -> NDArray[np.int64]:
 
 
 def _area_shares(
-    mask: TissueMask, plan: ReadPlan, step_px: int, shape: tuple[int, int]
+    mask: TissueMask, plan: ReadPlan, corners: tuple[NDArray[np.int64], NDArray[np.int64]]
 ) -> dict[Area, NDArray[np.float64]]:
     """Measure the share of each :class:`Area` in every candidate; each of lattice shape."""
-    rows, cols = shape
+    shape = (len(corners[0]), len(corners[1]))
     scale_x, scale_y = (plan.downsample / per_mask_px for per_mask_px in mask.downsample)
     height, width = mask.areas.shape
-    y_from, y_to = _spans(rows, plan.read_px, step_px, scale_y, height)
-    x_from, x_to = _spans(cols, plan.read_px, step_px, scale_x, width)
+    y_from, y_to = _spans(corners[0], plan.read_px, scale_y, height)
+    x_from, x_to = _spans(corners[1], plan.read_px, scale_x, width)
     covered = np.outer(y_to - y_from, x_to - x_from)
     shares = {}
     for area in Area:
@@ -271,10 +301,9 @@ def _between(
 
 
 def _spans(
-    count: int, read_px: int, step_px: int, scale: float, limit: int
+    starts: NDArray[np.int64], read_px: int, scale: float, limit: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return where each tile of an axis begins and ends, in mask px, cut at the mask's border."""
-    starts = np.arange(count) * step_px
     return (starts * scale).clip(0, limit), ((starts + read_px) * scale).clip(0, limit)
 
 
@@ -313,11 +342,12 @@ def _judge(shares: dict[Area, NDArray[np.float64]], config: TileConfig) -> NDArr
 
 
 def _centres_inside(
-    roi: Sequence[shapely.Geometry], plan: ReadPlan, step_px: int, shape: tuple[int, int]
+    roi: Sequence[shapely.Geometry],
+    plan: ReadPlan,
+    corners: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> NDArray[np.bool_]:
     """Tell which candidates have their centre inside a region of interest."""
-    row, col = np.indices(shape)
-    x, y = ((index * step_px + plan.read_px / 2) * plan.downsample for index in (col, row))
+    y, x = ((start + plan.read_px / 2) * plan.downsample for start in corners)
     region = shapely.union_all([shapely.make_valid(part) for part in roi])
     shapely.prepare(region)
-    return np.asarray(shapely.contains_xy(region, x, y))
+    return np.asarray(shapely.contains_xy(region, *np.meshgrid(x, y)))

@@ -192,9 +192,5 @@ def _drop(grid: TileGrid, which: NDArray[np.bool_], reason: TileReason) -> TileG
 
 def _corners(grid: TileGrid) -> NDArray[np.float64]:
     """Top-left corners of all candidates, level-0 px, shape (rows * cols, 2)."""
-    if grid.corners is not None:
-        level_xy = grid.corners.reshape(-1, 2)
-    else:
-        row, col = np.indices(grid.shape)
-        level_xy = np.stack([col.ravel(), row.ravel()], axis=1) * grid.step_px
+    level_xy = grid.level_xy_of(np.indices(grid.shape).reshape(2, -1).T)
     return np.asarray(level_xy * grid.downsample, dtype=np.float64)

@@ -23,6 +23,7 @@ class TileReason(IntEnum):
     BLUR = 7
     UNLABELLED = 8
     ANNOTATED = 9
+    REMAINDER = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,12 @@ class TileGrid:
         Share of each candidate that is tissue.
     corners : ndarray of shape (rows, cols, 2), int64, or None
         Top-left corner (x, y) of each candidate in px of ``level``, where they form no lattice.
+    limit_wh : tuple of int or None
+        Size of ``level``, px, where the last column and row of the lattice are shifted inwards to
+        end with it; None where they end before it.
+    remainder : int
+        Tiles beyond the last row and column that are no candidates for want of a few pixels, but
+        would be kept if they were shifted inwards.
     """
 
     level: int
@@ -64,6 +71,8 @@ class TileGrid:
     reasons: NDArray[np.uint8]
     tissue_fraction: NDArray[np.float32]
     corners: NDArray[np.int64] | None = None
+    limit_wh: tuple[int, int] | None = None
+    remainder: int = 0
 
     def __post_init__(self) -> None:
         if self.reasons.ndim != 2 or self.reasons.shape != self.tissue_fraction.shape:
@@ -104,18 +113,39 @@ class TileGrid:
     @cached_property
     def level_xy(self) -> NDArray[np.int64]:
         """Top-left corners of the kept tiles in px of ``level``, shape (N, 2)."""
-        if self.corners is not None:
-            return np.asarray(self.corners[tuple(self.rc.T)])
-        return self.rc[:, ::-1].astype(np.int64) * self.step_px
+        return self.level_xy_of(self.rc)
 
     @cached_property
     def xy(self) -> NDArray[np.int64]:
         """Top-left corners of the kept tiles in level-0 px, shape (N, 2)."""
         return np.asarray(np.rint(self.level_xy * self.downsample), dtype=np.int64)
 
+    def level_xy_of(self, rc: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the top-left corners of candidates, given by lattice index, px of ``level``.
+
+        Parameters
+        ----------
+        rc : ndarray of shape (M, 2), int
+            Rows and columns.
+
+        Returns
+        -------
+        ndarray of shape (M, 2), int64
+        """
+        if self.corners is not None:
+            return np.asarray(self.corners[tuple(rc.T)])
+        xy = rc[:, ::-1].astype(np.int64) * self.step_px
+        if self.limit_wh is None:
+            return xy
+        return np.minimum(xy, np.subtract(self.limit_wh, self.read_px))
+
     def funnel(self) -> dict[str, int]:
-        """Count the candidates by reason, ``kept`` first; reasons without tiles are left out."""
+        """Count the candidates by reason, ``kept`` first; reasons without tiles are left out.
+
+        ``remainder`` is the one reason of tiles that are no candidates.
+        """
         counts = np.bincount(self.reasons.ravel(), minlength=len(TileReason))
+        counts[TileReason.REMAINDER] = self.remainder
         return {
             reason.name.lower(): int(counts[reason])
             for reason in TileReason

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from tests.stores import make_predictions
-from wsi_pipeline.results.heatmap import paint_heatmap
+from wsi_pipeline.results.heatmap import one_per_place, paint_heatmap
 
 if TYPE_CHECKING:
     from wsi_pipeline.types import Heatmap, Predictions
@@ -89,3 +91,35 @@ def test_a_level_downsample_does_not_shift_cells() -> None:
     )
     assert heatmap.cell_px == 128 * downsample
     assert heatmap.values.shape == (6, 6, 3)
+
+
+@pytest.mark.parametrize(("extent", "pitch"), [(24.0, 8.0), (200.0, 100.0), (256.0, 192.0)])
+def test_overlapping_tiles_become_cells_with_one_value_each(extent: float, pitch: float) -> None:
+    predictions = make_predictions((7, 5), 21, extent=extent, pitch=pitch)
+
+    cells = one_per_place(predictions)
+
+    assert cells.extent == cells.pitch
+    heatmap = paint_heatmap(predictions)
+    assert len(cells) == (~np.isnan(heatmap.values[..., 0])).sum()
+    assert_array_equal(cells.prob, heatmap.values[tuple(cells.rc.T)])
+    assert_array_equal(cells.xy, np.rint(cells.rc[:, ::-1] * heatmap.cell_px))
+    boxes = shapely.box(*np.hstack([cells.xy, cells.xy + cells.extent]).T)
+    assert shapely.union_all(boxes).area == pytest.approx(shapely.area(boxes).sum())
+    tiles = shapely.box(*np.hstack([predictions.xy, predictions.xy + extent]).T)
+    assert shapely.union_all(tiles).area == pytest.approx(shapely.area(boxes).sum(), rel=1e-6)
+
+
+def test_tiles_side_by_side_are_left_as_they_are() -> None:
+    predictions = make_predictions((4, 5), 13)
+    assert one_per_place(predictions) is predictions
+    nothing = make_predictions((4, 5), 0, extent=24.0, pitch=8.0)
+    assert one_per_place(nothing) is nothing
+
+
+def test_cells_end_with_the_slide_where_the_last_tiles_were_shifted_inwards() -> None:
+    predictions = make_predictions((1, 3), 3, extent=100.0, pitch=50.0)
+    shifted = replace(predictions, xy=np.array([[0, 0], [50, 0], [80, 0]]))  # 180 px wide
+    assert one_per_place(shifted).xy.tolist() == [[0, 0], [50, 0], [100, 0], [150, 0]] + [
+        [0, 50], [50, 50], [100, 50], [150, 50],
+    ]  # fmt: skip

@@ -5,6 +5,7 @@ Paints numbers, not colours; pictures are made elsewhere.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Protocol
 
@@ -17,6 +18,10 @@ MAX_CELLS_PER_PITCH = 4
 """Finest division of the lattice. Overlaps of a half, a third or a quarter are painted exactly,
 others to the nearest cell, so that a stride of 255 in tiles of 256 px does not make 65,025 cells
 of every tile."""
+
+
+SAME_PX = 1e-6
+"""What floating point makes of equal lengths."""
 
 
 class Tiles(Protocol):
@@ -59,6 +64,39 @@ def paint_heatmap(predictions: Predictions) -> Heatmap:
         cell_px=cell_px,
         class_names=predictions.class_names,
         class_colors=predictions.class_colors,
+    )
+
+
+def one_per_place(predictions: Predictions) -> Predictions:
+    """Turn tiles that overlap into cells that do not, each with the mean of what covers it.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Of one slide.
+
+    Returns
+    -------
+    Predictions
+        The cells of :func:`paint_heatmap` as tiles of their own; the same predictions where no
+        tiles overlap.
+    """
+    if predictions.extent <= predictions.pitch * (1 + SAME_PX) or not len(predictions):
+        return predictions
+    painted = paint_heatmap(predictions)
+    end = predictions.xy.max(axis=0) + predictions.extent
+    rc = np.argwhere(~np.isnan(painted.values[..., 0])).astype(np.int32)
+    # where the last tiles were shifted inwards, their cells end beyond the slide
+    rc = rc[(rc[:, ::-1] * painted.cell_px < end - SAME_PX).all(axis=1)]
+    return replace(
+        predictions,
+        prob=painted.values[tuple(rc.T)],
+        xy=np.rint(rc[:, ::-1] * painted.cell_px).astype(np.int64),
+        rc=rc,
+        shape=(painted.values.shape[0], painted.values.shape[1]),
+        extent=painted.cell_px,
+        pitch=painted.cell_px,
+        piece=None,
     )
 
 

@@ -114,6 +114,13 @@ class SlideResult:
         """Square millimetres, of the slide and then of each piece."""
         return measure_areas(self.class_map, self.mpp)
 
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """Share of each class in the tissue that has a class; empty where none has."""
+        mm2 = self.areas[0].class_mm2
+        total = sum(mm2.values())
+        return {name: area / total for name, area in mm2.items()} if total else {}
+
     @cached_property
     def tile_pieces(self) -> NDArray[np.int32]:
         """Piece that each tile belongs to, shape (N,)."""

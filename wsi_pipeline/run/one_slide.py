@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.files import file_checksum, locked, require_inside, restore_folder, set_aside
 from wsi_pipeline.predict.stored import predict_patches
@@ -20,7 +18,8 @@ from wsi_pipeline.preprocess.doubts import find_doubts
 from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.results.pictures import draw_qc
-from wsi_pipeline.results.views import PREDICTIONS_NAME, write_views
+from wsi_pipeline.results.slide_result import SlideResult
+from wsi_pipeline.results.views import PREDICTIONS_NAME, rule_of, write_views
 from wsi_pipeline.run.marks import Mark, Stage, find_damage, is_untouched, make_mark
 from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.run.records import clean_up
@@ -308,6 +307,7 @@ def predict_unstored(
     return SlideOutcome(
         **{**described, "doubts": _joined(described["doubts"], predictions)},
         **_describe_predictions(predictions, model, options),
+        **_describe_areas(done.patches, predictions, options),
         seconds=done.seconds | watch.seconds,
         files=options.relative(table | views),
         stages=stages,
@@ -339,6 +339,7 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
     folder = options.folder(outcome.slide_id)
     files: dict[str, str] = {}
     stages: dict[str, Mark] = {}
+    areas: dict[str, Any] = {}
     with locked(folder, wait_seconds=WAIT_SECONDS), watch.stage("exports"):
         store = PatchStore.open(options.out / outcome.files["patches"])
         if Stage.QC not in outcome.stages:
@@ -348,14 +349,17 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
             stages[Stage.QC.value] = make_mark(options.out, origin, files)
         if Stage.PREDICTIONS in outcome.stages and Stage.EXPORTS not in outcome.stages:
             table = options.out / outcome.files["predictions"]
+            predictions = read_predictions(table)
             views = options.relative(
-                write_views(table.parent, store, read_predictions(table), options.config.results)
+                write_views(table.parent, store, predictions, options.config.results)
             )
+            areas = _describe_areas(store, predictions, options)
             origin = exports_origin(outcome.stages[Stage.PREDICTIONS].made_from, options)
             stages[Stage.EXPORTS.value] = make_mark(options.out, origin, views)
             files |= views
     return replace(
         outcome,
+        **areas,
         seconds=outcome.seconds | watch.seconds,
         files=outcome.files | files,
         stages=outcome.stages | stages,
@@ -376,7 +380,18 @@ def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
         "funnel": patches.funnel(),
         "doubts": find_doubts(patches),
         "tissue_mm2": tissue * width * height * mpp_mm**2,
-        "tile_mm2": (patches.pitch * mpp_mm) ** 2,
+    }
+
+
+def _describe_areas(
+    records: SlideRecords, predictions: Predictions, options: SlideOptions
+) -> dict[str, Any]:
+    """Gather what a record says of classes: the areas that the heatmap shows."""
+    rule = rule_of(options.config.results)
+    result = SlideResult(records=records, found=predictions, rule=rule)
+    return {
+        "class_shares": result.class_shares,
+        "classified_mm2": sum(result.areas[0].class_mm2.values()),
     }
 
 
@@ -391,7 +406,6 @@ def _describe_predictions(
     """Gather what a record says of predictions."""
     return {
         "model": model.spec.name,
-        "class_shares": _class_shares(predictions),
         "class_colors": dict(zip(predictions.class_names, predictions.class_colors, strict=True)),
         "device": _device(options),
     }
@@ -405,17 +419,6 @@ def _stain_record(store: SlideRecords) -> dict[str, Any]:
         "pixel_count": stain.pixel_count,
         "names": list(stain.names),
         "matrix": stain.matrix.to_dict(),
-    }
-
-
-def _class_shares(predictions: Predictions) -> dict[str, float]:
-    """Return the share of the tiles given to each class; empty without tiles."""
-    if not len(predictions):
-        return {}
-    counts = np.bincount(predictions.label, minlength=len(predictions.class_names))
-    return {
-        name: float(count / len(predictions))
-        for name, count in zip(predictions.class_names, counts, strict=True)
     }
 
 

@@ -62,10 +62,12 @@ class SlideOutcome:
         Candidate tiles by reason.
     doubts : tuple of str
         What a person should look at before trusting the slide.
-    tissue_mm2, tile_mm2 : float
-        Area of tissue on the slide, and of one step of the lattice of tiles.
+    tissue_mm2 : float
+        Area of tissue on the slide.
     class_shares : dict of str to float
-        Share of the kept tiles given to each class; empty before prediction.
+        Share of each class in the tissue that has a class; empty before prediction.
+    classified_mm2 : float
+        Area of the tissue that has a class.
     class_colors : dict of str to str
         Colour of each class, ``#rrggbb``.
     seconds : dict of str to float
@@ -96,8 +98,8 @@ class SlideOutcome:
     funnel: dict[str, int] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     tissue_mm2: float = 0.0
-    tile_mm2: float = 0.0
     class_shares: dict[str, float] = field(default_factory=dict)
+    classified_mm2: float = 0.0
     class_colors: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = ""
@@ -126,6 +128,7 @@ class SlideOutcome:
             self,
             model="",
             class_shares={},
+            classified_mm2=0.0,
             class_colors={},
             device="",
             files={kind: name for kind, name in self.files.items() if kind in OF_PATCHES},

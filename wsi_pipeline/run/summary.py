@@ -71,7 +71,7 @@ def _row(outcome: SlideOutcome, classes: Sequence[str], stages: Sequence[str]) -
         if share is None:
             row += ["", ""]
         else:
-            row += [_number(share * kept * outcome.tile_mm2), _number(share)]
+            row += [_number(share * outcome.classified_mm2), _number(share)]
     return row + [
         _number(outcome.seconds[name]) if name in outcome.seconds else "" for name in stages
     ]

@@ -18,6 +18,7 @@ from shapely.geometry.polygon import orient
 
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.results.export.registry import Export
+from wsi_pipeline.results.heatmap import one_per_place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,11 +48,12 @@ def write_geojson(
 
     Notes
     -----
-    Objects carry ``objectType`` (``tile``), ``classification`` (name and colour) and
+    Where tiles overlap, cells of the lattice are written instead, with the mean of the tiles that
+    cover each. Objects carry ``objectType`` (``tile``), ``classification`` (name and colour) and
     ``measurements``: one probability per class, the entropy and, where it is known, the number of
     the piece of tissue.
     """
-    write_collection(path, _tiles(predictions), bounds_xy)
+    write_collection(path, _tiles(one_per_place(predictions)), bounds_xy)
 
 
 def write_tiles(path: Path, result: SlideResult) -> None:
@@ -163,7 +165,12 @@ def annotation_feature(
 
 
 def _boxes(predictions: Predictions) -> NDArray[np.int64]:
-    return tile_boxes(predictions.rc, predictions.extent, predictions.pitch)
+    boxes = tile_boxes(predictions.rc, predictions.extent, predictions.pitch)
+    # tiles that were shifted inwards stand for what is left of the slide
+    ends = np.rint(predictions.xy + predictions.extent).astype(np.int64)
+    shifted = boxes[:, :2] - predictions.xy > 1
+    boxes[:, 2:] = np.where(shifted, ends, boxes[:, 2:])
+    return boxes
 
 
 def tile_boxes(rc: NDArray[np.int32], extent: float, pitch: float) -> NDArray[np.int64]:

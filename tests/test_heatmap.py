@@ -120,6 +120,7 @@ def test_tiles_side_by_side_are_left_as_they_are() -> None:
 def test_cells_end_with_the_slide_where_the_last_tiles_were_shifted_inwards() -> None:
     predictions = make_predictions((1, 3), 3, extent=100.0, pitch=50.0)
     shifted = replace(predictions, xy=np.array([[0, 0], [50, 0], [80, 0]]))  # 180 px wide
-    assert one_per_place(shifted).xy.tolist() == [[0, 0], [50, 0], [100, 0], [150, 0]] + [
+    assert one_per_place(shifted).xy.tolist() == [
+        [0, 0], [50, 0], [100, 0], [150, 0],
         [0, 50], [50, 50], [100, 50], [150, 50],
     ]  # fmt: skip

@@ -37,7 +37,7 @@ def outcome(slide_id: str, model: str = "", status: Status = Status.DONE) -> Sli
         model=model,
         slide={"mpp": 0.5, "mpp_source": "tiff", "size_wh": [10, 20], "reader": "r", "vendor": "v"},
         funnel={"kept": 4},
-        tile_mm2=0.25,
+        classified_mm2=1.0,
         class_shares={"tumor": 0.5} if model else {},
         class_colors={"tumor": "#ff0000"} if model else {},
     )

@@ -124,8 +124,7 @@ class Slides:
             "shares": outcome.class_shares,
             "colors": outcome.class_colors,
             "mm2": {
-                name: share * outcome.funnel.get("kept", 0) * outcome.tile_mm2
-                for name, share in outcome.class_shares.items()
+                name: share * outcome.classified_mm2 for name, share in outcome.class_shares.items()
             },
             "flags": _flags(outcome),
         }

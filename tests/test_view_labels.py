@@ -217,7 +217,7 @@ BAD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("change", BAD, ids=lambda change: str(change)[:60])
+@pytest.mark.parametrize("change", BAD, ids=range(len(BAD)))
 def test_a_change_that_makes_no_sense_is_refused_and_changes_nothing(
     labels: LabelFile, change: Any
 ) -> None:

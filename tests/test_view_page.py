@@ -259,7 +259,7 @@ def test_the_page_fits_its_window(browser: Browser, out: Path, width: int, heigh
         visit = Visit(browser, address, width, height)
         visit.open("#outlines=true&mask=true")
         page = visit.page
-        for tab in ("map", "label", "learn"):
+        for tab in ("map", "label", "learn", "train", "tune"):
             page.click(f"#tab-{tab}")
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import shutil
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from tests.viewed import colours, make_results
-from wsi_pipeline.config import PredictConfig
+from wsi_pipeline.config import PredictConfig, load_config
 from wsi_pipeline.errors import ConfigError, ReportError
 from wsi_pipeline.learn import FolderLearning
+from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.attention import TileAttention, write_attention_table
 from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.run.outcome import RunReport
+from wsi_pipeline.slide.inputs import SlideJob
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import unmix
 from wsi_pipeline.store import PatchStore
@@ -255,6 +258,38 @@ def test_learning_without_labels_says_what_to_do(client: TestClient) -> None:
             break
     assert answer.status_code == 422
     assert "label tiles of two classes" in answer.json()["error"]
+
+
+def test_settings_are_tried_at_once_and_kept_as_toml_for_the_next_run(
+    client: TestClient, known_slide: KnownSlide, results: Path, tmp_path: Path
+) -> None:
+    settings = {entry["key"]: entry for entry in client.get("/api/tune").json()}
+    assert settings["min_tissue"]["value"] == 0.5
+    same = client.post("/api/slides/a/tune", json={}).json()
+    store = PatchStore.open(results / "a" / "patches.zarr")
+    assert same["funnel"] == store.funnel()
+    assert (
+        np.frombuffer(base64.b64decode(same["reasons"]), np.uint8) == store.reasons.ravel()
+    ).all()
+
+    wanted = {"tile": {"min_tissue": 0.95}}
+    tried = client.post("/api/slides/a/tune", json=wanted).json()
+    assert tried["funnel"]["kept"] < same["funnel"]["kept"]
+    kept = Path(client.post("/api/tune", json=wanted).json()["path"])
+    assert {e["key"]: e["value"] for e in client.get("/api/tune").json()}["min_tissue"] == 0.95
+    assert not (results / ".view" / "tuned.toml").exists()
+
+    job = SlideJob(path=known_slide.path, slide_id="a")
+    made = preprocess_slide(job, tmp_path / "next.zarr", load_config(kept))
+    assert made.store.funnel() == tried["funnel"]
+
+
+@pytest.mark.parametrize(
+    "values", [[], {"tile": {"min_tissue": 2}}, {"read": {"reader": "tiff"}}, {"tile": 3}]
+)
+def test_settings_out_of_range_are_refused(client: TestClient, values: Any) -> None:
+    for path in ("/api/tune", "/api/slides/a/tune"):
+        assert client.post(path, json=values).status_code == 422
 
 
 def test_results_that_a_run_adds_to_are_read_again(results: Path, tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def folder_learning(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where the slides lie now, if they were moved since the run.",
 )
+@click.option(
+    "--training-stores",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the labelled tiles as patch stores for 'wsi-pipeline train --data' into this "
+    "folder instead, one per slide that has labels, and learn nothing.",
+)
 @encoder_option
 @config_options("predict")
 @output_options
@@ -77,6 +83,11 @@ def learn(out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     same while you draw.
     """
     with explained_errors():
+        stores = values.pop("training_stores")
+        if stores is not None:
+            written = _write_stores(out, stores, quiet or as_json, values)
+            print_json(written) if as_json else click.echo("\n".join(written))
+            return
         judged, files = _learn(out, quiet or as_json, values)
     if as_json:
         print_json({**judged, "files": files})
@@ -113,6 +124,31 @@ def _learn(
     return judged, {
         slide: {kind: str(path) for kind, path in paths.items()} for slide, paths in files.items()
     }
+
+
+def _write_stores(out: Path, into: Path, quiet: bool, values: dict[str, Any]) -> list[str]:
+    from wsi_pipeline.learn import label_by_strokes, write_training_store
+    from wsi_pipeline.view.classes import classes_of
+    from wsi_pipeline.view.folder import ResultsFolder
+    from wsi_pipeline.view.jobs import TRAINING_STORE
+    from wsi_pipeline.view.slides import Slides
+
+    slides = Slides(ResultsFolder(out, slides=values["slides"], labels=values["labels"]))
+    wanted = values["class_names"]
+    names = [c.name for c in classes_of(slides, None if wanted is None else wanted.split(","))]
+    written = []
+    with progress_bars(quiet) as progress:
+        for slide_id in slides.slide_ids():
+            if not slides.has_labels(slide_id):
+                continue
+            store = slides.store(slide_id)
+            tiles = label_by_strokes(slides.areas(slide_id), names, store.xy, store.extent)
+            path = into / slide_id / TRAINING_STORE
+            with slides.open(slide_id) as slide:
+                write_training_store(path, store, slide, tiles, names, progress)
+            written.append(str(path))
+    slides.close()
+    return written
 
 
 def _print_judgement(judged: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from wsi_pipeline.learn.judge import Judgement, judge_by_group
 from wsi_pipeline.learn.session import ClassName, Learned, SlideLabels, learn, predict_tiles
 from wsi_pipeline.learn.strokes import LabelledTiles, label_by_strokes
 from wsi_pipeline.learn.suggest import suggest_tiles
+from wsi_pipeline.learn.training_store import write_training_store
 
 __all__ = [
     "ClassName",
@@ -32,4 +33,5 @@ __all__ = [
     "learn_folder",
     "predict_tiles",
     "suggest_tiles",
+    "write_training_store",
 ]

@@ -30,8 +30,12 @@ probabilities, which it does move, are corrected by the temperature."""
 MOST_LABELS = 2_000
 """Labelled tiles that a layer is fitted to; of more, as many are drawn from every class."""
 
-FOLDS = 6
-"""Times that part of the labels is held out; each group is held out once."""
+FOLDS = (6, 24)
+"""Least and most times that part of the labels is held out; each group is held out once. With 24,
+most people's regions are held out one by one, as is right for few of them."""
+
+FITTED_IN_ALL = 12_000
+"""Labelled tiles that the heads of all folds are fitted to; bounds the time of an answer."""
 
 TEMPERATURES = (-1.5, 2.5)
 """Natural logarithms of the least and the greatest temperature."""
@@ -217,7 +221,8 @@ def _folds(group: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
     names, sizes = np.unique(group, return_counts=True)
     if len(names) < 2:
         return
-    folds: Sequence[list[int]] = [[] for _ in range(min(FOLDS, len(names)))]
+    count = int(np.clip(FITTED_IN_ALL // len(group), *FOLDS))
+    folds: Sequence[list[int]] = [[] for _ in range(min(count, len(names)))]
     filled = [0] * len(folds)
     for place in np.argsort(-sizes, kind="stable").tolist():
         least = filled.index(min(filled))

@@ -36,6 +36,9 @@ MANY_CLASSES = 12
 
 NO_COLOR = "#888888"
 
+VIEW_ADDRESS = "http://127.0.0.1:8765/"
+"""Where ``wsi-pipeline view`` serves its page unless told otherwise."""
+
 SLIDE_FACTS = frozenset({"size_wh", "mpp", "mpp_source", "reader", "vendor"})
 """What the page says of a slide; a record of other facts shows none."""
 
@@ -229,6 +232,8 @@ def _card(outcome: SlideOutcome) -> dict[str, Any]:
     return {
         "outcome": outcome,
         "anchor": quote(f"{outcome.slide_id}/{outcome.model}".rstrip("/")),
+        "view": f"{VIEW_ADDRESS}#slide={quote(outcome.slide_id, safe='')}"
+        + (f"&map={quote(outcome.model, safe='')}" if outcome.model else ""),
         "kept": f"{kept} of {sum(outcome.funnel.values())}" if any(outcome.funnel.values()) else "",
         "verdict": outcome.stain.get("verdict", ""),
         "mpp": f"{slide['mpp']:.4g} ({slide['mpp_source']})" if slide else "",

@@ -31,11 +31,13 @@ from wsi_pipeline.view.classes import (
     write_classes,
 )
 from wsi_pipeline.view.folder import MapFile, NotInResults, ResultsFolder
+from wsi_pipeline.view.jobs import RECIPES, Jobs
 from wsi_pipeline.view.learning import Learner
 from wsi_pipeline.view.maps import read_raster
 from wsi_pipeline.view.pixels import VIEWS, encode_png
 from wsi_pipeline.view.shapes import BadShape
 from wsi_pipeline.view.slides import Slides
+from wsi_pipeline.view.tune import Tuner
 
 if TYPE_CHECKING:
     from wsi_pipeline.learn import ClassName
@@ -85,11 +87,15 @@ class View:
     learning: Callable[[Slides], FolderLearning]
     slides: Slides = field(init=False)
     learner: Learner = field(init=False)
+    jobs: Jobs = field(init=False)
+    tuner: Tuner = field(init=False)
     _lock: Lock = field(init=False, default_factory=Lock)
 
     def __post_init__(self) -> None:
         self.slides = Slides(self.folder)
         self.learner = Learner(self.slides, lambda: self.learning(self.slides))
+        self.jobs = Jobs(self.slides)
+        self.tuner = Tuner(self.slides)
 
     def classes(self) -> list[ClassName]:
         """Return the classes to label with: those kept, else those the run knows."""
@@ -101,6 +107,7 @@ class View:
 
     def close(self) -> None:
         """End what is under way."""
+        self.jobs.close()
         self.learner.close()
         self.slides.close()
 
@@ -137,6 +144,8 @@ def make_app(view: View) -> Starlette:
             *_page_routes(view),
             *_slide_routes(view),
             *_label_routes(view),
+            *_job_routes(view),
+            *_tune_routes(view),
         ],
         middleware=[Middleware(GZipMiddleware, minimum_size=2048)],
         exception_handlers={
@@ -249,6 +258,50 @@ def _label_routes(view: View) -> list[Route]:
 
 def _map(view: View, request: Request) -> MapFile:
     return view.folder.map(_slide(request), request.path_params["name"])
+
+
+def _job_routes(view: View) -> list[Route]:
+    def jobs(_: Request) -> Response:
+        recipes = [{"name": name, "title": entry["title"]} for name, entry in RECIPES.items()]
+        found = [view.jobs.describe(job) for job in view.jobs.all()]
+        return JSONResponse({"recipes": recipes, "jobs": found})
+
+    def start(_: Request, wanted: Any) -> Response:  # noqa: ANN401 -- JSON
+        if not isinstance(wanted, dict):
+            raise BadShape("a training is asked for by an object")
+        recipe, epochs, slide_id = (wanted.get(key) for key in ("recipe", "epochs", "slide"))
+        if epochs is not None and not isinstance(epochs, int):
+            raise BadShape(f"epochs must be a whole number, got {epochs!r}")
+        job = view.jobs.start(str(recipe), epochs, str(slide_id))
+        return JSONResponse(view.jobs.describe(job))
+
+    def stop(request: Request, _: Any) -> Response:  # noqa: ANN401 -- JSON
+        job = view.jobs.find(request.path_params["number"])
+        view.jobs.stop(job.number)
+        return JSONResponse({"number": job.number})
+
+    return [
+        Route("/api/jobs", jobs, methods=["GET"]),
+        Route("/api/jobs", _with_json(start), methods=["POST"]),
+        Route("/api/jobs/{number:int}/stop", _with_json(stop), methods=["POST"]),
+    ]
+
+
+def _tune_routes(view: View) -> list[Route]:
+    def settings(_: Request) -> Response:
+        return JSONResponse(view.tuner.settings())
+
+    def keep(_: Request, values: Any) -> Response:  # noqa: ANN401 -- JSON
+        return JSONResponse({"path": str(view.tuner.keep(values))})
+
+    def preview(request: Request, values: Any) -> Response:  # noqa: ANN401 -- JSON
+        return JSONResponse(view.tuner.preview(_slide(request), values))
+
+    return [
+        Route("/api/tune", settings, methods=["GET"]),
+        Route("/api/tune", _with_json(keep), methods=["POST"]),
+        Route(SLIDE + "/tune", _with_json(preview), methods=["POST"]),
+    ]
 
 
 def _slide(request: Request) -> str:

@@ -156,6 +156,11 @@ class ResultsFolder:
             raise NotInResults(f"no map {name!r} of slide {slide_id!r}")
         return found
 
+    @property
+    def labels_option(self) -> tuple[str, ...]:
+        """Options by which another command finds the same labels."""
+        return () if self._labels is None else ("--labels", str(self._labels))
+
     def labels_path(self, slide_id: str) -> Path:
         """Return the file that labels of a slide are kept in."""
         if self._labels is None:

@@ -38,9 +38,12 @@ export async function post(url, body) {
   return (await answer(response)).json();
 }
 
+export async function getBlob(url) {
+  return (await answer(await fetch(url))).blob();
+}
+
 /** Decode a picture of one channel into its values. */
-export async function getValues(url) {
-  const blob = await (await answer(await fetch(url))).blob();
+export async function decode(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d", { willReadFrequently: true });

@@ -3,17 +3,19 @@
 import { get } from "./api.js";
 import { byId, h, notify } from "./dom.js";
 import { Labels } from "./labels.js";
-import { fetchGrid, fetchMap, fetchMask, paintMap, tileAt, tileBox, valuesAt } from "./maps.js";
+import { fetchGrid, fetchMap, fetchMask, makeGrid, paintMap, paintMask, tileAt, tileBox, valuesAt } from "./maps.js";
 import { drawOverlays } from "./overlays.js";
 import { Panes } from "./panes.js";
 import { labelPanel } from "./panel_label.js";
 import { Learning, learnPanel, showLearned } from "./panel_learn.js";
 import { mapPanel, showUnder } from "./panel_map.js";
+import { Trainings, trainPanel } from "./panel_train.js";
+import { Tuning, tunePanel } from "./panel_tune.js";
 import { SlideList } from "./slides.js";
 import { change, listen, restore, state } from "./state.js";
 import { TOOLS, Tools } from "./tools.js";
 
-const TABS = [["map", "Map", mapPanel], ["label", "Label", labelPanel], ["learn", "Learn", learnPanel]];
+const TABS = [["map", "Map", mapPanel], ["label", "Label", labelPanel], ["learn", "Learn", learnPanel], ["train", "Train", trainPanel], ["tune", "Tune", tunePanel]];
 const VIEWS = [["one", "Slide"], ["stains", "Stains"], ["compare", "Compare"]];
 const UNDER_MS = 120;
 const SAVED = { saved: "All labels saved", saving: "Saving", waiting: "Not saved yet: the server does not answer. Keep this page open." };
@@ -29,6 +31,8 @@ class Page {
     this.visited = -1;
     this.labels = new Labels(results.out, { changed: (changes) => this.#labelsChanged(changes), saved: (how) => showSaved(how) });
     this.learning = new Learning({ learned: (slide, result) => this.#learned(slide, result), changed: () => this.fillPanel("learn") });
+    this.tuning = new Tuning({ tried: (slide, result) => this.#tried(slide, result), changed: () => this.fillPanel("tune") });
+    this.trainings = new Trainings({ changed: () => this.fillPanel("train"), done: (job) => this.#trained(job) });
     this.panes = new Panes(byId("panes"), { draw: (...drawing) => this.#draw(...drawing), moved: (place) => place && change(place, { quiet: true }) });
     this.tools = new Tools(this.labels, {
       redraw: () => this.panes.redraw(), currentClass: () => this.classes.find(({ name }) => name === this.current), grid: () => this.grid,
@@ -47,6 +51,8 @@ class Page {
       this.learning.reset();
       this.maps.clear();
       this.mask = null;
+      this.preview = null;
+      this.tuning.reset();
       this.grid = await fetchGrid(id, about.grid);
       const names = about.maps.map(({ name }) => name);
       change({
@@ -100,11 +106,24 @@ class Page {
   #draw(pane, context, scale, seen) {
     const layer = this.layers[pane.number];
     drawOverlays(context, scale, seen, {
-      map: this.pictures.get(state[layer.map]), mask: state.mask ? this.mask : null, grid: state.outlines ? this.grid : null, size: this.about.size_wh,
+      map: this.pictures.get(state[layer.map]), ...this.#maskAndTiles(), size: this.about.size_wh,
       opacity: state.opacity, labels: state.labels ? this.labels.features.values() : null, colorOf: (label) => this.#colorOf(label),
       suggested: this.grid && state.tab === "learn" ? this.learning.result?.suggested : null, lattice: this.grid,
     });
     this.tools.drawOn(context, scale);
+  }
+
+  /** Those of the run, or those of the settings that are being tried. */
+  #maskAndTiles() {
+    if (state.tab === "tune" && this.preview) return this.preview;
+    return { mask: state.mask ? this.mask : null, grid: state.outlines ? this.grid : null };
+  }
+
+  async #tried(slide, { grid, reasons, mask }) {
+    if (slide !== this.about?.id) return;
+    const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    this.preview = { mask: await paintMask(new Blob([bytes(mask)])), grid: makeGrid(grid, bytes(reasons)) };
+    this.panes.redraw();
   }
 
   #colorOf(label) {
@@ -151,6 +170,18 @@ class Page {
     showLearned();
     this.#paint();
     this.fillPanel("map");
+  }
+
+  /** Show the map of a training that is done beside the first. */
+  async #trained({ map }) {
+    if (!this.about) return;
+    try {
+      this.about.maps = (await get(`/api/slides/${encodeURIComponent(this.about.id)}`)).maps;
+      if (this.about.maps.some(({ name }) => name === map)) change({ view: "compare", map2: map });
+    } catch (error) {
+      notify(error.message);
+    }
+    this.fillPanel();
   }
 
   /** Go to a suggested tile. */
@@ -308,6 +339,7 @@ async function begin() {
     const page = new Page(results, classes);
     const wanted = results.slides.some(({ id }) => id === state.slide) ? state.slide : results.slides.find(({ status }) => status !== "failed")?.id;
     if (!wanted) { notify("No slide of this run can be shown; see index.html for why they failed."); return; }
+    page.trainings.refresh();
     await page.open(wanted, state.zoom ? { x: state.x, y: state.y, zoom: state.zoom } : null);
   } catch (error) {
     notify(error.message);

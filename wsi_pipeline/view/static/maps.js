@@ -1,6 +1,6 @@
 // A raster of probabilities -> a small canvas, one pixel per cell, and sums over it.
 
-import { get, getBytes, getValues, mapUrl, slideUrl } from "./api.js";
+import { decode, get, getBlob, getBytes, mapUrl, slideUrl } from "./api.js";
 import { AREA_COLORS, REASON_COLORS, parseColor, ramp } from "./colors.js";
 
 const NO_TILE = 255;
@@ -106,7 +106,12 @@ export function tileBox(grid, { row, col }) {
 }
 
 export async function fetchMask(slide) {
-  const mask = await getValues(slideUrl(slide, "/mask"));
+  return paintMask(await getBlob(slideUrl(slide, "/mask")));
+}
+
+/** Paint a picture of areas, one code per pixel. */
+export async function paintMask(blob) {
+  const mask = await decode(blob);
   return paintCodes(mask.values, mask.width, mask.height, AREA_COLORS);
 }
 

@@ -115,7 +115,7 @@ class Page {
 
   /** Those of the run, or those of the settings that are being tried. */
   #maskAndTiles() {
-    if (state.tab === "tune" && this.preview) return this.preview;
+    if (state.tab === "tune" && this.preview) return { map: null, ...this.preview };
     return { mask: state.mask ? this.mask : null, grid: state.outlines ? this.grid : null };
   }
 

@@ -85,7 +85,7 @@ export function tunePanel(page) {
 function field(page, setting) {
   const id = `tune-${setting.key}`;
   const set = (value) => page.tuning.set(setting, value, page.about.id);
-  const name = setting.key.replaceAll("_", " ").replace(" um2", " (µm²)");
+  const name = `${setting.stage}: ${setting.key.replaceAll("_", " ").replace(" um2", " (µm²)")}`;
   if (setting.range === null) {
     const box = h("input", { type: "checkbox", id, onchange: () => set(box.checked) });
     box.checked = setting.value;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterator
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
-from wsi_pipeline.errors import WorkerLostError
-from wsi_pipeline.run.cluster import DaskWorkers
+from wsi_pipeline.errors import SchedulerError, WorkerLostError
+from wsi_pipeline.run.cluster import DaskWorkers, connected, write_keys
 
 if TYPE_CHECKING:
     from wsi_pipeline.run.lanes import StepNews, Tools
@@ -113,3 +114,29 @@ def test_the_width_counts_workers_or_what_they_offer(client: Client) -> None:
     with closing(DaskWorkers(client, lambda news: None)) as workers:
         assert workers.lane().width == 2
         assert workers.lane(resource="GPU").width == 2  # none offers one, so any worker predicts
+
+
+def test_only_who_has_the_keys_reaches_a_scheduler(tmp_path: Path) -> None:
+    write_keys(tmp_path / "keys")
+    (settings,) = dask.config.collect_yaml([str(tmp_path / "keys")])
+    assert all(file.stat().st_mode & 0o77 == 0 for file in (tmp_path / "keys").iterdir())
+    of_others = copy.deepcopy(dask.config.config)
+    with (
+        dask.config.set(dask.config.merge(of_others, settings)),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            protocol="tls://",
+            security=Security(),
+            dashboard_address=":0",
+        ) as cluster,
+    ):
+        address = cluster.scheduler_address
+        with connected(address) as client:
+            assert client.submit(int, 7).result() == 7
+        with (
+            dask.config.set(of_others),
+            pytest.raises(SchedulerError, match="DASK_CONFIG"),
+            connected(address),
+        ):
+            pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from wsi_pipeline.cli.cluster import cluster
 from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
 from wsi_pipeline.cli.encoders import encoders
@@ -66,6 +67,7 @@ for _command in (
     features,
     mil,
     config,
+    cluster,
     demo,
 ):
     main.add_command(_command)

@@ -6,6 +6,7 @@ others go on.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -13,15 +14,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from distributed import Client, WorkerPlugin, get_worker
+from distributed import Client, Security, WorkerPlugin, get_worker
 from distributed import Future as DaskFuture
 from distributed.protocol.pickle import dumps, loads
 from distributed.scheduler import KilledWorker
 
-from wsi_pipeline.errors import SchedulerError, WorkerLostError
+from wsi_pipeline.errors import ConfigError, SchedulerError, WorkerLostError
+from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.run.lanes import StepNews, Tell, TellingProgress, Tools
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -30,6 +37,47 @@ PREDICTOR = "GPU"
 
 CONNECT_SECONDS = 10
 """How long a scheduler may take to answer."""
+
+
+def write_keys(folder: Path) -> None:
+    """Make a certificate, its key and the configuration by which Dask uses them.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing, for its owner alone; ``DASK_CONFIG`` names it then.
+
+    Raises
+    ------
+    ConfigError
+        If the package cryptography is not installed.
+    """
+    try:
+        security = Security.temporary()
+    except ImportError as error:
+        raise ConfigError(
+            "keys need the package cryptography; install it with "
+            "pip install 'wsi-pipeline[cluster]'"
+        ) from error
+    made = security.get_tls_config_for_role("scheduler")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = folder.absolute()
+    roles = "".join(
+        f"      {role}: {{cert: '{folder}/cert.pem', key: '{folder}/key.pem'}}\n"
+        for role in ("scheduler", "worker", "client")
+    )
+    contents = {
+        "cert.pem": made["cert"],
+        "key.pem": made["key"],
+        "distributed.yaml": (
+            f"distributed:\n  comm:\n    require-encryption: true\n    tls:\n"
+            f"      ca-file: '{folder}/cert.pem'\n{roles}"
+        ),
+    }
+    for name, content in contents.items():
+        with replace_atomically(folder / name) as partial:
+            partial.touch(mode=0o600)
+            partial.write_text(content, encoding="ascii")
 
 
 @contextmanager
@@ -51,12 +99,18 @@ def connected(address: str) -> Iterator[Client]:
     SchedulerError
         If nobody answers.
     """
+    if not address.startswith("tls://"):
+        logger.warning(
+            "the scheduler at %s runs the code of whoever reaches it; give it keys by "
+            "'wsi-pipeline cluster keys'",
+            address,
+        )
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without keys
         raise SchedulerError(
             f"no Dask scheduler answers at {address} ({error}); start one with 'dask scheduler' "
-            f"and give the address it prints"
+            f"and give the address it prints; one with keys needs DASK_CONFIG here too"
         ) from error
     with client:
         yield client

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_pipeline.cli.console import print_json, print_report
+from wsi_pipeline.cli.console import print_report
 from wsi_pipeline.cli.display import run_display
 from wsi_pipeline.cli.options import Command, output_options
 from wsi_pipeline.errors import ConfigError
@@ -232,7 +232,7 @@ def finish_run(report: RunReport, out: str, *, as_json: bool, log: Path | None =
     if log is not None and log.exists():
         click.echo(f"Log: {log}", err=True)
     if as_json:
-        print_json(report.to_dict())
+        click.echo(report.to_json(), nl=False)
     else:
         print_report(report, out)
     if report.count(Status.FAILED):

@@ -111,15 +111,15 @@ def test_a_training_leaves_a_map_beside_the_others(
     assert [job.state for job in again.all()] == ["done"]
 
 
-def test_a_training_that_cannot_work_says_why(jobs: Jobs) -> None:
-    path = jobs._slides.folder.labels_path("known")
-    only = list(json.loads(path.read_text()))[:1]
-    path.write_text(json.dumps(only))
+def test_a_training_that_fails_says_why(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {**RECIPES["class-m-small"], "method": {"method": "no-such-method"}}
+    monkeypatch.setitem(RECIPES, "class-m-small", broken)
 
     failed = ended(jobs, jobs.start("class-m-small", 1, "known").number)
 
     assert failed["state"] == "failed"
     assert "Error" in failed["log"]
+    assert "no-such-method" in failed["log"]
     assert "Traceback" not in failed["log"]
 
 
@@ -152,6 +152,7 @@ def test_what_cannot_be_trained_is_refused(jobs: Jobs) -> None:
         jobs.start("class-m-small", None, "none")
     with pytest.raises(NotInResults):
         jobs.find(1)
-    jobs._slides.folder.labels_path("known").unlink()
-    with pytest.raises(ConfigError, match="no tile has a label"):
+    path = jobs._slides.folder.labels_path("known")
+    path.write_text(json.dumps(json.loads(path.read_text())[:1]))
+    with pytest.raises(ConfigError, match="labels of 1 classes"):
         jobs.start("class-m-small", None, "known")

@@ -158,8 +158,12 @@ class Jobs:
             raise ConfigError(f"epochs must be 1 to {MOST_EPOCHS}, got {wanted}")
         shown = self._slides.store(slide_id)
         labelled = [name for name in self._slides.slide_ids() if self._slides.has_labels(name)]
-        if not labelled:
-            raise ConfigError("no tile has a label; label tiles of two classes at least")
+        names = {area.name for name in labelled for area in self._slides.areas(name)} - {""}
+        if len(names) < 2:
+            raise ConfigError(
+                f"labels of {len(names)} classes are too few to train on; label tiles of two "
+                "classes at least, each in two places"
+            )
         with self._lock:
             if self._running is not None:
                 raise ConfigError("a training is under way; wait for it, or stop it")

@@ -16,6 +16,7 @@ from wsi_models.methods import (
     Method,
     MethodConfig,
     MixMatchConfig,
+    Supervised,
     SupervisedConfig,
     TearConfig,
     build_method,
@@ -75,6 +76,23 @@ class TestSupervised(MethodContract):
         ema_decay=0.5,
         labelled_per_step=6,
     )
+
+
+class TestLinearProbe(MethodContract):
+    """The encoder is never touched."""
+
+    config = TestSupervised.config.model_copy(
+        update={"frozen_encoder": True, "optimisation": FAST.model_copy(update={"lr": 0.1})}
+    )
+
+    def test_learns(self) -> None:
+        """As far as features of random weights let it: the labelled loss falls step by step."""
+        method = self.build()
+        optimizer, losses = method.optimizer(), []
+        for _ in range(30):
+            generator = torch.Generator().manual_seed(0)  # the same views at every step
+            losses.append(self.step(method, optimizer, generator).parts["supervised"])
+        assert losses[-1] < 0.9 * losses[0]
 
 
 class TestSupervisedTransformer(MethodContract):
@@ -213,6 +231,32 @@ def test_ablations_take_no_patches_that_they_do_not_need() -> None:
     assert _built(_class_m(mixup=False)).unlabelled_per_step == 4
     assert _built(_class_m(contrastive=False)).unlabelled_per_step == 4
     assert _built(_class_m(mixup=False, contrastive=False)).unlabelled_per_step == 0
+
+
+def test_a_linear_probe_leaves_the_encoder_as_it_is() -> None:
+    method, contract = _built(TestLinearProbe.config), TestLinearProbe()
+    network = method.get_submodule("network")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimizer = method.optimizer()
+    for seed in range(3):
+        contract.step(method, optimizer, torch.Generator().manual_seed(seed))
+    moved = [n for n, t in network.state_dict().items() if not torch.equal(t, before[n])]
+    assert sorted(moved) == ["head.bias", "head.weight"]
+
+
+def test_expected_label_noise_softens_the_targets_of_labels() -> None:
+    losses = []
+    for noise in (0.0, 0.2):
+        config = TestSupervised.config.model_copy(update={"label_noise": noise})
+        method, contract = _built(config), TestSupervised()
+        losses.append(
+            contract.step(method, method.optimizer(), torch.Generator().manual_seed(0)).parts
+        )
+        assert isinstance(method, Supervised)
+        target = method._targets(tiny_batch(CLASSES, 2))
+        assert torch.allclose(target.sum(dim=1), torch.ones(6))
+        assert target[0].tolist() == pytest.approx([1 - noise, noise / 2, noise / 2])
+    assert losses[0] != losses[1]
 
 
 def test_recipe_names_its_method() -> None:

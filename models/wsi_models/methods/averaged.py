@@ -53,6 +53,13 @@ class AveragedConfig(MethodChoices):
         ge=0,
         description="Share of the weights, times the first learning rate, lost at each step.",
     )
+    label_noise: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the labels that is expected to be wrong; the targets give as much "
+        "to the other classes, so that the network is not made sure of what is not.",
+    )
     labelled_per_step: int | None = Field(
         None, ge=1, description="Labelled patches of a step, a multiple of the classes."
     )
@@ -108,16 +115,21 @@ class AveragedMethod(Method, Generic[Network]):
         return self.ema.network
 
     def _targets(self, labelled: Batch) -> Tensor:
-        """Make one-hot targets, shape (B, C), of labels that must all be known."""
+        """Make targets, shape (B, C), of labels that must all be known.
+
+        One-hot, but for what ``label_noise`` gives to the other classes.
+        """
         low, high = labelled.label.aminmax()
         if int(low) < 0 or int(high) >= self.classes:
             raise ValueError(
                 f"labels of labelled patches go from {int(low)} to {int(high)}; they must be "
                 f"classes 0 to {self.classes - 1}"
             )
-        return functional.one_hot(labelled.label, self.classes).to(
+        target = functional.one_hot(labelled.label, self.classes).to(
             next(self.network.parameters()).dtype
         )
+        noise = self._averaged.label_noise
+        return (1 - noise) * target + noise / (self.classes - 1) * (1 - target)
 
 
 def step_sizes(

@@ -24,6 +24,11 @@ class SupervisedConfig(RgbConfig):
     """Supervised learning; by default all of a step's 64 patches are labelled."""
 
     method: Literal["supervised"] = Field("supervised", description="Which method.")
+    frozen_encoder: bool = Field(
+        False,
+        description="Leave the encoder as it starts and train the linear layer alone: a linear "
+        "probe, the baseline that training has to beat.",
+    )
 
     def build(self, classes: int, normalisation: Normalisation | None) -> Supervised:
         """Build the method."""
@@ -44,6 +49,9 @@ class Supervised(RgbMethod):
     def __init__(self, config: SupervisedConfig, classes: int) -> None:
         sizes = step_sizes(classes, config.labelled_per_step, 0, whole=STEP_SIZE)
         super().__init__(config, classes, sizes)
+        self.config = config
+        if config.frozen_encoder:
+            self.network.encoder.requires_grad_(False)
 
     def training_step(
         self,
@@ -55,6 +63,8 @@ class Supervised(RgbMethod):
         """Compute the loss of one step; see :meth:`Method.training_step`."""
         require_sizes(self, labelled, unlabelled)
         self.network.train()
+        if self.config.frozen_encoder:
+            self.network.encoder.eval()  # its running statistics stay as well
         logits = self.network(self.views.random(labelled, generator))
         total = soft_cross_entropy(logits, self._targets(labelled))
         return Losses(total, floats(supervised=total, total=total))

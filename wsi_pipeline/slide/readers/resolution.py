@@ -31,6 +31,7 @@ _UM_PER_IMAGEJ_UNIT = {
     **dict.fromkeys(("m", "meter", "metre"), 1e6),
     **dict.fromkeys(("inch", "in", "inches"), 25_400.0),
 }
+_NUMBER = re.compile(r"\s*\+?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _APERIO_FIELD = re.compile(r"\|\s*(?P<key>[^|=]+?)\s*=\s*(?P<value>[^|]*)")
 
 
@@ -166,10 +167,9 @@ def aperio_fields(description: str) -> dict[str, str]:
 
 def positive(text: str | None) -> float | None:
     """Read a positive, finite number, with a point or a comma before its decimals, or nothing."""
-    try:
-        value = float(text.replace(",", ".")) if text is not None else math.nan
-    except ValueError:
+    if text is None or not _NUMBER.fullmatch(text):
         return None
+    value = float(text.replace(",", "."))
     return value if 0 < value < math.inf else None
 
 

@@ -135,6 +135,6 @@ def _ratio(page: tifffile.TiffPage, tag: str) -> float | None:
     """Read a rational tag, or one that a writer made a plain number; 0 in it states nothing."""
     value = page.tags.valueof(tag, 0)
     if isinstance(value, tuple):
-        numerator, denominator = (*value, 0, 0)[:2]
+        numerator, denominator = (*value, 1, 1)[:2]
         return numerator / denominator if numerator > 0 and denominator > 0 else None
     return float(value) if isinstance(value, int | float) and value > 0 else None

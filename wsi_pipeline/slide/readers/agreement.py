@@ -33,6 +33,7 @@ _PROBE_PX = 64
 _CELL_PX = 8
 _MAX_CELLS = 32
 _MAX_READ_PX = 2048
+_MAX_WHOLE_PX = 768
 
 Box = tuple[int, int, int, int]
 
@@ -84,14 +85,15 @@ def difference(
 def _boxes(fine: Picture, coarse: Picture, places: Sequence[tuple[float, float]]) -> Iterator[Box]:
     """Yield places, px of the coarse picture: left, top, width and height."""
     width, height = coarse.size_wh
-    if max(fine.size_wh) <= _MAX_READ_PX:
+    if max(fine.size_wh) <= _MAX_WHOLE_PX:
         yield 0, 0, width, height
         return
     side = min(_PROBE_PX, max(1, int(_MAX_READ_PX * width / fine.size_wh[0])))
     wide, high = min(side, width), min(side, height)
     for x, y in places:
-        left, top = int(x * width) - wide // 2, int(y * height) - high // 2
-        yield min(max(left, 0), width - wide), min(max(top, 0), height - high), wide, high
+        # on a grid, so that a box is part of one stored tile, and seldom of four
+        left, top = (int(share * full) // side * side for share, full in ((x, width), (y, height)))
+        yield min(left, width - wide), min(top, height - high), wide, high
 
 
 def _compare(fine: Picture, coarse: Picture, box: Box) -> str | None:
@@ -125,6 +127,4 @@ def _cells(side: int) -> int:
 
 
 def _shrink(pixels: NDArray[np.uint8], cells_wh: tuple[int, int]) -> NDArray[np.float64]:
-    return np.asarray(
-        cv2.resize(pixels.astype(np.float32), cells_wh, interpolation=cv2.INTER_AREA), np.float64
-    )
+    return np.asarray(cv2.resize(pixels, cells_wh, interpolation=cv2.INTER_AREA), np.float64)

@@ -40,7 +40,7 @@ CACHE_BYTES = 1 << 27
 _PIECES_KEPT = 2
 """Tiles or strips kept at least, however large: a row of patches touches so many strips."""
 
-_BUSY_TILES = 4
+_BUSY_TILES = 2
 """Tiles looked at to compare two levels: the largest when compressed show most."""
 
 _DARKEST_GLASS = 64

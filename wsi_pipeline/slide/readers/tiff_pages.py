@@ -189,7 +189,9 @@ def _is_reduced(page: tifffile.TiffPage) -> bool:
 def _group(images: Sequence[_Image], differ: Differ) -> list[_Group]:
     """Put smaller copies to what they are copies of."""
     groups: list[_Group] = []
-    for image in sorted(images, key=lambda image: (-image.area, image.order)):
+    for image in sorted(
+        images, key=lambda image: (-image.area, not image.page.is_tiled, image.order)
+    ):
         home = next((group for group in groups if _is_copy(image, group, differ)), None)
         if home is None:
             groups.append(_Group([image]))

@@ -148,7 +148,7 @@ def test_only_declared_alpha_is_transparency(tmp_path: Path, declared: str | Non
     path = tmp_path / "four.tif"
     fourth = np.zeros((*SLIDE.shape[:2], 1), np.uint8)
     pixels = np.concatenate([SLIDE, fourth], axis=-1)
-    extra = {} if declared is None else {"extrasamples": [declared]}
+    extra: dict[str, Any] = {} if declared is None else {"extrasamples": [declared]}
     tifffile.imwrite(path, pixels, photometric="rgb", **extra, **TILED)
     if declared is None:
         # tifffile would declare it; the writers meant here do not

@@ -85,7 +85,8 @@ def test_every_level_equals_openslide(data_dir: Path, name: str) -> None:
         assert reader.level_sizes_wh == other.level_dimensions[: len(reader.level_sizes_wh)]
         for level, size in enumerate(reader.level_sizes_wh):
             for xy, patch in zip(places(size), patches(reader, level), strict=True):
-                corner = tuple(round(v * reader.level_downsamples[level]) for v in xy)
+                downsample = reader.level_downsamples[level]
+                corner = round(xy[0] * downsample), round(xy[1] * downsample)
                 rgba = np.asarray(other.read_region(corner, level, (SIDE, SIDE)))
                 theirs = np.empty(patch.shape, np.uint8)
                 composite_on_white(rgba, theirs)

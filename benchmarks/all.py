@@ -157,7 +157,7 @@ def writers_section(options: Options) -> str:
 
 def inference_section(options: Options) -> str:
     """Hold inference against its limits."""
-    return inference.table(inference.measure(options.folder, options.side_px // 2)) + "\n"
+    return inference.table(inference.measure(options.folder, options.side_px)) + "\n"
 
 
 def memory_section(options: Options) -> str:

@@ -1,8 +1,9 @@
 """A made-up slide -> how near inference comes to its limits: reading, decoding, and the model.
 
-Usage: ``python benchmarks/inference.py [--side 8192] [--device auto] [--folder DIR]``. Prints a
+Usage: ``python benchmarks/inference.py [--side 36864] [--device auto] [--folder DIR]``. Prints a
 Markdown table. Both sides of a ratio are measured in turns, in one run, and the best of three
-rounds counts. Throughputs of models are those under way, from the first batch to the last.
+rounds counts. What is compared with a model is measured under way, from the first batch to the
+last; what is compared with decoding, from opening the slide to the last prediction.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,13 @@ from wsi_pipeline.inference import choose_devices
 from wsi_pipeline.inference.batches import LARGEST_BATCH, SMALLEST_BATCH
 from wsi_pipeline.inference.devices import arithmetic
 from wsi_pipeline.inference.folding import fold_batch_norms
+from wsi_pipeline.models import encoder_defaults, load_encoder
 from wsi_pipeline.predict.patches import predict_store
-from wsi_pipeline.predict.unstored import predict_directly
+from wsi_pipeline.predict.trained import TrainedEncoder
+from wsi_pipeline.predict.unstored import encode_directly, predict_directly
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.inputs import SlideJob
-from wsi_pipeline.types import ModelSpec
+from wsi_pipeline.types import EncoderSpec, ModelSpec, PatchSpec
 
 if TYPE_CHECKING:
     from wsi_pipeline.store import PatchStore
@@ -150,7 +153,13 @@ def measure(folder: Path, side_px: int, device: str = "auto") -> list[Row]:
     for name, network in networks().items():
         rows += model_rows(name, network, small if on_processor else large, config.predict)
     slide = repeated_slide(folder, side_px)
-    return rows + direct_rows(SlideJob(path=slide, slide_id=slide.stem), config, workers)
+    job = SlideJob(path=slide, slide_id=slide.stem)
+    few = repeated_slide(folder, min(side_px, PROCESSOR_SIDE_PX)) if on_processor else slide
+    return [
+        *rows,
+        *encoder_rows(SlideJob(path=few, slide_id=few.stem), config, workers),
+        *direct_rows(job, config, workers),
+    ]
 
 
 def make_store(folder: Path, side_px: int, config: PipelineConfig, workers: int) -> PatchStore:
@@ -188,9 +197,9 @@ def model_rows(
     device = choose_devices(config.device)[0]
     size = min(LARGEST_BATCH, len(store)) if device.type == "cuda" else SMALLEST_BATCH
     config = config.model_copy(update={"batch_size": size, "device": str(device)})
-    with computing(network, device, config.precision) as forward:
-        patches = torch.randn(size, 2, SPEC.patch_px, SPEC.patch_px, device=device)
-        patches = patches.contiguous(memory_format=torch.channels_last)
+    patches = torch.randn(size, 2, SPEC.patch_px, SPEC.patch_px, device=device)
+    patches = patches.contiguous(memory_format=torch.channels_last)
+    with computing(network, patches, config.precision) as forward:
         alone, through = [], []
         for _ in range(ROUNDS):
             alone.append(rate_of(forward, patches, len(store)))
@@ -211,13 +220,11 @@ def model_rows(
 
 
 @contextmanager
-def computing(
-    network: nn.Module, device: torch.device, precision: Precision
-) -> Iterator[nn.Module]:
-    """Give the network as inference runs it."""
+def computing(network: nn.Module, example: Tensor, precision: Precision) -> Iterator[nn.Module]:
+    """Give the network as inference runs it, on the device of an example of its input."""
+    device = example.device
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     half = arithmetic(device, precision) is Precision.BFLOAT16
-    example = torch.randn(2, 2, SPEC.patch_px, SPEC.patch_px, device=device)
     with torch.no_grad():
         folded = fold_batch_norms(network, example)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -241,27 +248,87 @@ def rate_of(network: nn.Module, batch: Tensor, count: int) -> float:
 
 
 def direct_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row]:
-    """Compare slide -> predictions by a model that does nothing with decoding the same tiles."""
-    model = Nothing()
+    """Compare slide -> predictions, and features, by models that do next to nothing with decoding.
+
+    Time counts from before the slide is opened to the last prediction: mask, tiles and stains too.
+    """
+    model, encoder = Nothing(), colour_encoder()
     xy = predict_directly(job, model, SPEC, config, workers=workers).predictions.xy
     tiles = compressed_tiles(job.path, xy)
+    ways: dict[str, Callable[[], object]] = {
+        "slide to predictions, no store, a model of stains that does nothing": lambda: (
+            predict_directly(job, model, SPEC, config, workers=workers)
+        ),
+        "slide to predictions, no store, a model of colours that does nothing": lambda: (
+            predict_directly(job, model, RGB, config, workers=workers)
+        ),
+        "slide to features, no store, an encoder of mean colours": lambda: encode_directly(
+            job, encoder, config, workers=workers
+        ),
+    }
     limits: list[float] = []
-    found: dict[str, list[float]] = {"stains": [], "colours": []}
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         limits.append(len(tiles) / decode(tiles, workers))
-        for name, spec in (("stains", SPEC), ("colours", RGB)):
-            done = predict_directly(job, model, spec, config, workers=workers)
-            found[name].append(len(tiles) / done.seconds["patches and prediction"])
+        for name, work in ways.items():
+            began = time.perf_counter()
+            work()
+            found[name].append(len(tiles) / (time.perf_counter() - began))
     return [
         Row(what=f"decode the tiles alone, threads: {workers}", rate=max(limits)),
         *(
             Row(
-                what=f"slide to predictions, no store, a model of {name} that does nothing",
+                what=name,
                 rate=max(rates),
                 limit="decoding alone",
                 share=max(rates) / max(limits),
             )
             for name, rates in found.items()
+        ),
+    ]
+
+
+def colour_encoder() -> TrainedEncoder:
+    """Build the cheapest encoder there is: the mean of every colour."""
+    shared = {field.name: getattr(RGB, field.name) for field in fields(PatchSpec)}
+    return TrainedEncoder(
+        module=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        spec=EncoderSpec(**shared, features=3),
+        fingerprint="mean colours",
+        trained_on="nothing",
+    )
+
+
+def encoder_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row]:
+    """Compare slide -> features by EfficientNet-Lite0 with the network on input that is there.
+
+    Reading overlaps with computing; time counts from the first batch to the last.
+    """
+    encoder = load_encoder("efficientnet-lite0")
+    size = SMALLEST_BATCH
+    tiles = load_config(None, encoder_defaults(encoder), config.model_dump(mode="json"))
+    config = tiles.model_copy(
+        update={"predict": config.predict.model_copy(update={"batch_size": size})}
+    )
+    device = choose_devices(config.predict.device)[0]
+    side = encoder.spec.input_px or encoder.spec.patch_px
+    example = torch.randn(size, 3, side, side, device=device)
+    example = example.contiguous(memory_format=torch.channels_last)
+    alone, through = [], []
+    count = len(encode_directly(job, encoder, config, workers=workers).features)
+    with computing(encoder.module, example, config.predict.precision) as forward:
+        for _ in range(ROUNDS):
+            alone.append(rate_of(forward, example, count))
+            clock = Clock()
+            encode_directly(job, encoder, config, workers=workers, progress=clock)
+            through.append(clock.rate)
+    return [
+        Row(what=f"EfficientNet-Lite0 alone on {device}, batches of {size}", rate=max(alone)),
+        Row(
+            what="slide to features, no store, EfficientNet-Lite0",
+            rate=max(through),
+            limit="the model alone",
+            share=max(through) / max(alone),
         ),
     ]
 
@@ -278,7 +345,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--side", type=int, default=8192)
+    parser.add_argument("--side", type=int, default=36864)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()

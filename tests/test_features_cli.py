@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.onnx_files import write_encoder
 from tests.passports import some_passport
 from wsi_pipeline.cli import main
 from wsi_pipeline.results.export.features import Layout, write_features
 from wsi_pipeline.store.features import SlideFeatures, find_features, read_features
+from wsi_pipeline.synthetic import write_synthetic_slide
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -282,3 +284,48 @@ def test_slides_are_classified_from_files_of_every_layout(tmp_path: Path, layout
     )  # fmt: skip
     assert judged.exit_code == 0, judged.output
     assert len((tmp_path / "predicted" / "predictions.csv").read_text().splitlines()) == 17
+
+
+def test_slides_are_classified_by_the_features_of_two_encoders(tmp_path: Path) -> None:
+    """AB-MIL on vectors of drawn slides."""
+    pytest.importorskip("onnxruntime")
+    other = write_encoder(tmp_path)
+    rows = []
+    for index in range(4):
+        path = tmp_path / f"s{index}.tif"
+        write_synthetic_slide(path, (1024, 1024), mpp=0.5, seed=index)
+        rows.append((path.stem, "yes" if index % 2 else "no", f"p{index}"))
+    labels = tmp_path / "labels.csv"
+    with labels.open("w", newline="") as file:
+        csv.writer(file).writerows([("slide_id", "label", "patient"), *rows])
+    train = ("--labels", labels, "--model", "abmil", "--folds", "2", "--epochs", "1", "--quiet")
+    for name in ("efficientnet-lite0", f"onnx:{other}"):
+        features = tmp_path / f"features-{Path(name).stem}"
+        slides = sorted(tmp_path.glob("*.tif"))
+        done = call("features", *slides, "--encoder", name, "--out", features, "--quiet")
+        assert done.exit_code == 0, done.output
+        out = tmp_path / f"run-{Path(name).stem}"
+        done = call("mil", "train", features, *train, "--out", out, "--device", "cpu")
+        assert done.exit_code == 0, done.output
+        assert (out / "model").is_dir()
+
+
+def test_golden_vectors_tell_whether_an_encoder_is_the_same(tmp_path: Path) -> None:
+    kept = call("features", "check", "efficientnet-lite0")
+    assert kept.exit_code == 0, kept.output
+    assert "the same vector" in kept.output
+
+    file = tmp_path / "there.toml"
+    assert call("features", "check", "efficientnet-lite0", "--out", file).exit_code == 0
+    against = ("features", "check", "efficientnet-lite0", "--against", file)
+    assert call(*against).exit_code == 0
+    other = call(*against, "--tile-px", "256")
+    assert other.exit_code == 1
+    assert "ANOTHER VECTOR" in other.output
+    assert "tiles are not those of the kept vector" in other.output
+
+    file.write_text("features = 3")
+    assert "holds no golden vectors" in call(*against).output
+    file.write_text("")
+    assert "no golden vector of efficientnet-lite0 is kept" in call(*against).output
+    assert "takes stains" in call("features", "check", "demo").output

@@ -173,19 +173,25 @@ def test_tissue_fraction_equals_a_count_of_pixels(
         assert TileReason(int(grid.reasons[row, col])) in allowed_reasons(shares, config)
 
 
+SPOILT = {Area[name]: TileReason[name] for name in ("BLACK", "EDGE", "FOLD", "BLUR", "BUBBLE")}
+
+
 def allowed_reasons(shares: dict[Area, float], config: TileConfig) -> set[TileReason]:
     """The documented order of reasons, as a chain; two reasons where a limit is within rounding."""
 
     def first(nudge: float) -> TileReason:
         tissue = shares[Area.TISSUE] + nudge
-        artefact = shares[Area.BLACK] + shares[Area.EDGE]
+        artefact = sum(shares[area] for area in SPOILT)
         if shares[Area.PEN] > config.max_pen + nudge:
             return TileReason.PEN
         if tissue >= config.min_tissue:
             return TileReason.KEPT
         if artefact > 0 and tissue + artefact >= config.min_tissue:
-            black = shares[Area.BLACK] >= shares[Area.EDGE] - nudge
-            return TileReason.BLACK if black else TileReason.EDGE
+            *earlier, (_, last) = SPOILT.items()
+            for index, (area, reason) in enumerate(earlier):
+                if shares[area] >= max(shares[a] for a in list(SPOILT)[index + 1 :]) - nudge:
+                    return reason
+            return last
         return TileReason.GLASS if tissue <= abs(nudge) else TileReason.LITTLE_TISSUE
 
     return {first(nudge) for nudge in (-3e-6, 0.0, 1e-6, 3e-6)}
@@ -258,6 +264,9 @@ def test_slide_smaller_than_a_tile_has_an_empty_lattice(
         (Area.PEN, TileReason.PEN),
         (Area.BLACK, TileReason.BLACK),
         (Area.EDGE, TileReason.EDGE),
+        (Area.FOLD, TileReason.FOLD),
+        (Area.BLUR, TileReason.BLUR),
+        (Area.BUBBLE, TileReason.BUBBLE),
     ],
 )
 @pytest.mark.parametrize("min_tissue", [0.01, 0.5, 1.0])

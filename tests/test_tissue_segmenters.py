@@ -107,7 +107,7 @@ class Careless:
     [
         (np.zeros((4, 5), dtype=np.uint8), r"shape \(4, 5\) uint8 .* must give \(5, 4\) uint8"),
         (np.zeros((5, 4), dtype=np.float32), r"shape \(5, 4\) float32"),
-        (np.full((5, 4), 9, dtype=np.uint8), "the area 9; areas are 0 to 4"),
+        (np.full((5, 4), 9, dtype=np.uint8), "the area 9; areas are 0 to 7"),
     ],
 )
 def test_areas_are_checked(areas: NDArray[np.uint8], complaint: str) -> None:

@@ -146,8 +146,8 @@ class TissueConfig(StageConfig):
 
     segmenter: str = Field(
         "classic",
-        description="What tells tissue: classic, by limits on colour and size, or the name of one "
-        "that an installed package brings.",
+        description="What tells tissue: classic, by limits on colour and size; onnx:FILE, a "
+        "network with a TOML file beside it; or the name of one that an installed package brings.",
     )
     mask_mpp: float = Field(
         8.0, ge=MIN_MPP, le=MAX_MPP, description="Resolution of the tissue mask, um/px."

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from wsi_models.encoders import EncoderCard
 
 
+ONNX = "onnx:"
+"""What begins the name of a network that is a file."""
+
+
 def load_model(name: str) -> TrainedModel:
-    """Load a bundle by folder, or an embedded one by name.
+    """Load a bundle by folder, an embedded one by name, or a classifier of an ONNX file.
 
     Parameters
     ----------
     name : str
-        Folder of a bundle, or a name among the embedded ones.
+        Folder of a bundle, a name among the embedded ones, or ``onnx:FILE`` with a TOML file beside
+        (:class:`wsi_models.onnx_classifier.OnnxClassifierCard`).
 
     Returns
     -------
@@ -36,7 +41,36 @@ def load_model(name: str) -> TrainedModel:
     ConfigError
         If there is no such bundle, or it cannot be loaded.
     """
+    if name.startswith(ONNX):
+        return _from_onnx(Path(name.removeprefix(ONNX)))
     return _trained(name, lambda bundle: bundle.assessor())
+
+
+def _from_onnx(file: Path) -> TrainedModel:
+    from wsi_models.bundle import BundleError
+    from wsi_models.onnx_classifier import read_onnx_classifier
+
+    try:
+        found = read_onnx_classifier(file)
+    except BundleError as error:
+        raise ConfigError(str(error)) from error
+    card = found.card
+    spec = ModelSpec(
+        name=card.name,
+        class_names=card.class_names,
+        class_colors=card.class_colors,
+        mpp=card.mpp,
+        patch_px=card.patch_px,
+        mean=card.mean,
+        std=card.std,
+        input="rgb",
+    )
+    return TrainedModel(
+        module=found.module,
+        spec=spec,
+        fingerprint=found.fingerprint,
+        trained_on=card.trained_on,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,11 @@ from wsi_pipeline.cli.options import (
     resolve_config,
 )
 from wsi_pipeline.cli.runs import finish_run, share_of, worker_options
+from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from wsi_models.encoders.golden import GoldenVector
+
     from wsi_pipeline.predict.trained import TrainedEncoder
     from wsi_pipeline.types import StainMatrix
 
@@ -33,6 +36,7 @@ def features() -> None:
         wsi-pipeline features results --model my-bundle --out features   # from patch stores
         wsi-pipeline features extract --help                             # every option of these
         wsi-pipeline features verify site-a/ site-b/                     # may they be mixed?
+        wsi-pipeline features check uni2-h                               # the same as elsewhere?
 
     Every file carries a passport: encoder, weights, transform, pooling, precision, resolution,
     software and slide.
@@ -50,9 +54,19 @@ def encoder_options(command: Command) -> Command:
             show_default=True,
             metavar="NAME",
             help="A published encoder ('wsi-pipeline encoders' lists them), a TOML file with a "
-            "card of your own, or a bundle. 'demo' was trained on synthetic tissue: it shows how "
-            "the pipeline works and says nothing about real tissue.",
+            "card of your own, onnx:FILE with a card beside it, or a bundle. 'demo' was trained on "
+            "synthetic tissue: it shows how the pipeline works and says nothing about real tissue.",
         ),
+        weights_options,
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def weights_options(command: Command) -> Command:
+    """Give a command the weights of an encoder, and how it pools and cuts."""
+    decorators: list[Callable[[Any], Any]] = [
         click.option(
             "--weights",
             type=click.Path(exists=True, path_type=Path),
@@ -173,6 +187,79 @@ def _target(normalise: str, store: Path | None) -> StainMatrix | None:
     if store is not None:
         return PatchStore.open(store).stain.matrix
     return REFERENCE if normalise == "macenko" else None
+
+
+@features.command()
+@click.argument("name", metavar="ENCODER")
+@weights_options
+@click.option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the vector of another place.  [default: those kept with the package]",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the vector to this file instead of comparing it.",
+)
+def check(against: Path | None, out: Path | None, **values: Any) -> None:
+    """Say whether an encoder gives here what it gave elsewhere.
+
+    \b
+        wsi-pipeline features check efficientnet-lite0
+        wsi-pipeline features check uni2-h --weights uni2-h.bin --out uni2-h.toml   # one place
+        wsi-pipeline features check uni2-h --weights uni2-h.bin --against uni2-h.toml  # another
+
+    One tile that is made by integer arithmetic is encoded on the processor in float32. The exit
+    code is 1 if the vector differs.
+    """
+    from wsi_models.encoders.golden import (
+        TOLERANCE,
+        GoldenVector,
+        golden_tile,
+        kept_vectors,
+        read_golden,
+        write_golden,
+    )
+
+    from wsi_pipeline.predict.golden import encode_tile
+
+    with explained_errors():
+        encoder = load_chosen(values)
+        name = encoder.spec.name
+        vector = encode_tile(encoder, golden_tile(encoder.spec.patch_px))
+        found = GoldenVector.of(vector, encoder.fingerprint)
+        if out is not None:
+            out.write_text(write_golden({name: found}), encoding="utf-8")
+            click.echo(out)
+            return
+        kept = kept_vectors() if against is None else _golden_of(against, read_golden)
+        if name not in kept:
+            raise ConfigError(
+                f"no golden vector of {name} is kept in {against or 'the package'}; make one "
+                "where its weights are, with --out FILE, and give it with --against FILE"
+            )
+        difference = found.difference(kept[name])
+    same = difference <= TOLERANCE
+    click.echo(
+        f"{name}: {'the same vector' if same else 'ANOTHER VECTOR'}, largest difference "
+        f"{difference:.1e} of the root mean square (allowed {TOLERANCE:g})"
+    )
+    if kept[name].identity != found.identity:
+        click.echo("Weights, transform, pooling or tiles are not those of the kept vector.")
+    if not same:
+        raise SystemExit(1)
+
+
+def _golden_of(
+    path: Path, read: Callable[[str, str], dict[str, GoldenVector]]
+) -> dict[str, GoldenVector]:
+    from wsi_models.encoders import EncoderError
+
+    try:
+        return read(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, EncoderError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _files_argument(command: Command) -> Command:

@@ -230,6 +230,7 @@ def model_option(command: Command) -> Command:
         default="demo",
         show_default=True,
         metavar="BUNDLE",
-        help="Folder of a trained bundle, or the name of an embedded one. 'demo' was trained on "
-        "synthetic tissue: it shows how the pipeline works and says nothing about real tissue.",
+        help="Folder of a trained bundle, the name of an embedded one, or onnx:FILE with a card "
+        "beside it. 'demo' was trained on synthetic tissue: it shows how the pipeline works and "
+        "says nothing about real tissue.",
     )(command)

@@ -54,8 +54,11 @@ class Given:
 def recipe_of(job: SlideJob, config: PipelineConfig) -> dict[str, Any]:
     """Gather, as plain values, everything besides the slide's pixels that decides the store."""
     drawn = {} if job.tissue_mask is None else {"tissue_mask": _content_hash(job.tissue_mask)}
+    decided = config.preprocessing()
+    # the version of a network's file is the hash of its content: where the file lies decides naught
+    decided["tissue"]["segmenter"] = config.tissue.segmenter.partition(":")[0]
     return {
-        **config.preprocessing(),
+        **decided,
         **drawn,
         "table_mpp": job.mpp,
         "roi": _content_hash(job.roi),

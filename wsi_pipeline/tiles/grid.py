@@ -34,6 +34,16 @@ Shares are sums of fractional pixels; without it a tile that is all tissue could
 ``min_tissue = 1`` by one unit in the last place."""
 
 
+SPOILT = {
+    Area.BLACK: TileReason.BLACK,
+    Area.EDGE: TileReason.EDGE,
+    Area.FOLD: TileReason.FOLD,
+    Area.BLUR: TileReason.BLUR,
+    Area.BUBBLE: TileReason.BUBBLE,
+}
+"""Areas that cost a tile whose tissue would have been enough, and the reason that is given."""
+
+
 def lay_grid(
     info: SlideInfo,
     mask: TissueMask,
@@ -74,8 +84,8 @@ def lay_grid(
     1. ``OUTSIDE_ROI``: its centre is outside the region of interest.
     2. ``PEN``: more than ``max_pen`` of it is pen ink.
     3. ``KEPT``: at least ``min_tissue`` of it is tissue.
-    4. ``BLACK``, ``EDGE``: it would have been kept if its black and edge pixels were tissue;
-       named for the larger of the two.
+    4. ``BLACK``, ``EDGE``, ``FOLD``, ``BLUR``, ``BUBBLE``: it would have been kept if its pixels of
+       these areas were tissue; named for the largest of them.
     5. ``GLASS``: it has no tissue at all.
     6. ``LITTLE_TISSUE``.
 
@@ -327,14 +337,16 @@ def _sum_between(
 
 def _judge(shares: dict[Area, NDArray[np.float64]], config: TileConfig) -> NDArray[np.uint8]:
     """Give every candidate the first reason that applies, regions of interest aside."""
-    tissue, black, edge = shares[Area.TISSUE], shares[Area.BLACK], shares[Area.EDGE]
+    tissue = shares[Area.TISSUE]
+    spoilt = {reason: shares[area] for area, reason in SPOILT.items()}
     enough = config.min_tissue - SHARE_TOLERANCE
-    lost = (black + edge > 0) & (tissue + black + edge >= enough)
+    amount = sum(spoilt.values())
+    most = np.max(list(spoilt.values()), axis=0)
+    lost = (amount > 0) & (tissue + amount >= enough)
     cases = {
         TileReason.PEN: shares[Area.PEN] > config.max_pen + SHARE_TOLERANCE,
         TileReason.KEPT: tissue >= enough,
-        TileReason.BLACK: lost & (black >= edge),
-        TileReason.EDGE: lost,
+        **{reason: lost & (share >= most) for reason, share in spoilt.items()},
         TileReason.GLASS: tissue <= SHARE_TOLERANCE,
     }
     chosen = np.select(list(cases.values()), list(cases), default=TileReason.LITTLE_TISSUE)

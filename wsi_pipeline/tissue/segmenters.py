@@ -7,6 +7,7 @@ it tells is its own affair.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -49,6 +50,9 @@ class TissueSegmenter(Protocol):
         """
 
 
+ONNX = "onnx:"
+"""What begins the name of a segmenter that is a file."""
+
 SegmenterMaker = Callable[["TissueConfig"], TissueSegmenter]
 """What a name of the registry stands for: options of the tissue stage into a segmenter."""
 
@@ -60,13 +64,18 @@ SEGMENTERS: Registry[SegmenterMaker] = Registry(
 
 
 def make_segmenter(config: TissueConfig) -> TissueSegmenter:
-    """Make the segmenter that a configuration names.
+    """Make the segmenter that a configuration names, or the one of a file, ``onnx:FILE``.
 
     Raises
     ------
     ConfigError
-        If there is none of that name.
+        If there is none of that name, or the file holds none.
     """
+    if config.segmenter.startswith(ONNX):
+        # pydantic models and hashes of files are for those who use them
+        from wsi_pipeline.tissue.onnx_network import OnnxSegmenter
+
+        return OnnxSegmenter(Path(config.segmenter.removeprefix(ONNX)))
     return SEGMENTERS.get(config.segmenter)(config)
 
 

@@ -28,6 +28,9 @@ class Area(IntEnum):
     PEN = 2
     BLACK = 3
     EDGE = 4
+    FOLD = 5
+    BLUR = 6
+    BUBBLE = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

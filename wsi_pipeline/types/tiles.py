@@ -24,6 +24,8 @@ class TileReason(IntEnum):
     UNLABELLED = 8
     ANNOTATED = 9
     REMAINDER = 10
+    FOLD = 11
+    BUBBLE = 12
 
 
 @dataclass(frozen=True, kw_only=True)

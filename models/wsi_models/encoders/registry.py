@@ -23,6 +23,7 @@ from wsi_models.encoders.card import EncoderCard, Pooling
 from wsi_models.encoders.errors import EncoderError
 from wsi_models.encoders.layouts import to_module
 from wsi_models.encoders.lite_network import LiteEncoder
+from wsi_models.encoders.onnx_network import OnnxEncoder
 from wsi_models.encoders.timm_network import TimmEncoder
 from wsi_models.encoders.weights import Weights, read_encoder_weights
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 GROUP = "wsi_pipeline.encoders"
 """Entry points of other packages that are encoders, or make one when called."""
+
+ONNX = "onnx:"
+"""What begins the name of an encoder that is a file."""
 
 _LIBRARIES: Mapping[str, Callable[[EncoderCard], PatchEncoder]] = {
     "timm": TimmEncoder,
@@ -70,8 +74,8 @@ def find_encoder(name: str) -> PatchEncoder:
     Parameters
     ----------
     name : str
-        A name of :func:`available_encoders`, or a TOML file with one row like those of
-        ``cards.toml``.
+        A name of :func:`available_encoders`; a TOML file with one row like those of
+        ``cards.toml``; or ``onnx:FILE``, a network with such a TOML file beside it.
 
     Returns
     -------
@@ -83,8 +87,11 @@ def find_encoder(name: str) -> PatchEncoder:
     EncoderError
         If there is none of that name, or the card is not valid.
     """
+    if name.startswith(ONNX):
+        file = Path(name.removeprefix(ONNX))
+        return OnnxEncoder(_only_card(file.with_suffix(".toml")), file)
     if name.endswith(".toml"):
-        return _from_file(Path(name))
+        return _of_card(_only_card(Path(name)), name)
     encoders = available_encoders()
     if name not in encoders:
         raise EncoderError(
@@ -119,7 +126,8 @@ def read_cards(text: str, origin: str) -> dict[str, PatchEncoder]:
         rows = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise EncoderError(f"{origin} cannot be read as TOML: {error}") from error
-    return {name: _from_row(name, row, origin) for name, row in rows.items()}
+    cards = (_parse(name, row, origin) for name, row in rows.items())
+    return {card.name: _of_card(card, origin) for card in cards}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,34 +279,39 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _from_row(name: str, row: Any, origin: str) -> PatchEncoder:  # noqa: ANN401 -- not yet checked
+def _parse(name: str, row: Any, origin: str) -> EncoderCard:  # noqa: ANN401 -- not yet checked
     values = row if isinstance(row, dict) else {}
     try:
-        card = EncoderCard.model_validate({**values, "name": name})
+        return EncoderCard.model_validate({**values, "name": name})
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'card'}: {item['msg']}"
             for item in error.errors(include_url=False)
         )
         raise EncoderError(f"card {name!r} of {origin} is not valid: {problems}") from error
+
+
+def _of_card(card: EncoderCard, origin: str) -> PatchEncoder:
     if card.library not in _LIBRARIES:
         raise EncoderError(
-            f"card {name!r} of {origin} does not say what builds it; library must be one of: "
+            f"card {card.name!r} of {origin} does not say what builds it; library must be one of: "
             f"{', '.join(_LIBRARIES)}"
         )
     return _LIBRARIES[card.library](card)
 
 
-def _from_file(path: Path) -> PatchEncoder:
+def _only_card(path: Path) -> EncoderCard:
+    """Read the one card of a file."""
     try:
-        encoders = read_cards(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        rows = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise EncoderError(f"{path} cannot be read: {error}") from error
-    if len(encoders) != 1:
+    if len(rows) != 1:
         raise EncoderError(
-            f"{path} must hold one card, a table under the encoder's name; it has {len(encoders)}"
+            f"{path} must hold one card, a table under the encoder's name; it has {len(rows)}"
         )
-    return next(iter(encoders.values()))
+    ((name, row),) = rows.items()
+    return _parse(name, row, str(path))
 
 
 def _from_entry(entry: EntryPoint) -> PatchEncoder:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 TISSUE_COLOR = "#00796b"
 TILE_COLOR = "#0d47a1"
-AREA_COLORS = {Area.PEN: "#d500f9", Area.BLACK: "#ffab00", Area.EDGE: "#ff3d00"}
+AREA_COLORS = {
+    Area.PEN: "#d500f9",
+    Area.BLACK: "#ffab00",
+    Area.EDGE: "#ff3d00",
+    Area.FOLD: "#5d4037",
+    Area.BLUR: "#0091ea",
+    Area.BUBBLE: "#00bfa5",
+}
 TINT = 0.45
 VERDICT_COLORS = {
     StainVerdict.OK: "#2e7d32",

@@ -37,7 +37,8 @@ export function drawRamp(canvas, name) {
 /** Colours of why a tile was dropped; 0 is kept and has none. */
 export const REASON_COLORS = [
   null, "#c9ced6", "#8d99a8", "#e69f00", "#111111", "#56b4e9", "#bbbbbb", "#cc79a7", "#999999", "#777777",
+  "#dddddd", "#5d4037", "#00bfa5",
 ];
 
-/** Colours of what the mask shows: glass, tissue, pen, black, edge. */
-export const AREA_COLORS = [null, "#009e73", "#e69f00", "#111111", "#56b4e9"];
+/** Colours of what the mask shows: glass, tissue, pen, black, edge, fold, blur, bubble. */
+export const AREA_COLORS = [null, "#009e73", "#e69f00", "#111111", "#56b4e9", "#5d4037", "#cc79a7", "#00bfa5"];

@@ -20,7 +20,7 @@ export function mapPanel(page) {
     h("h2", {}, "Under the pointer"),
     h("div", { id: "under" }, h("p", { class: "soft" }, "Point at a tile.")),
     grid ? reasons(about) : null,
-    state.mask ? legend("Mask", ["glass", "tissue", "pen", "black border", "glass edge"], AREA_COLORS) : null,
+    state.mask ? legend("Mask", ["glass", "tissue", "pen", "black border", "glass edge", "fold", "blur", "bubble"], AREA_COLORS) : null,
     slideFacts(about),
   ];
 }

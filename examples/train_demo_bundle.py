@@ -4,7 +4,7 @@
 
 The whole way that ``wsi-pipeline preprocess --labels`` and ``wsi-pipeline train`` go, in one
 script: slides with varied stains are drawn, their areas annotated, tiles cut and labelled, and
-``examples/demo.toml`` trained with a few labels of each class. Takes some ten minutes on one
+``demo.toml`` trained with a few labels of each class. Takes some ten minutes on one
 CPU core. On one machine, equal seeds give equal weights.
 """
 

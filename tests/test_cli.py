@@ -157,7 +157,7 @@ def test_parts_of_a_folder_and_their_report(known_slide: KnownSlide, tmp_path: P
     whole = call("report", out)
 
     assert (first.exit_code, second.exit_code, whole.exit_code) == (0, 1, 1)
-    assert "1 of 1 slides done" in first.stderr
+    assert "1 of 1 slide done" in first.stderr
     assert "b failed" in second.stdout
     assert "a " in whole.stdout
     assert "b failed" in whole.stdout

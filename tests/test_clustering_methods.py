@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from wsi_models.parts.backbone import SmallConfig
 from wsi_models.parts.collapse import clusters_in_use, embedding_spread
 from wsi_models.parts.encoder import residual_network, silence_residuals
 from wsi_models.recipe import load_recipe
+from wsi_models.recipes import find_recipe
 from wsi_models.views import SiameseViewConfig
 
 from tests.contracts.method_contract import CLASSES, MethodContract
@@ -143,7 +143,7 @@ def test_heads_have_the_published_shapes() -> None:
     ("name", "default"), [("clusiam", CluSiamConfig()), ("clubyol", CluByolConfig())]
 )
 def test_the_examples_are_the_defaults(name: str, default: object) -> None:
-    path = Path(__file__).resolve().parents[1] / "examples" / f"{name}.toml"
+    path = find_recipe(name)
     recipe = load_recipe(path)
     assert recipe.method == default
     assert recipe.train.epochs == 50

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,13 +29,13 @@ from wsi_models.methods import (
     build_method,
 )
 from wsi_models.recipe import load_recipe
+from wsi_models.recipes import find_recipe
 
 from tests.contracts.method_contract import CLASSES
 from tests.test_clustering_methods import COMMON, SiameseContract
 
 Rows = NDArray[np.float64]
 SHARED: dict[str, Any] = {key: COMMON[key] for key in COMMON if key != "predictor_hidden"}
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 class TestSimClr(SiameseContract):
@@ -200,4 +199,4 @@ def test_the_target_of_moco_comes_to_rest() -> None:
     ],
 )
 def test_the_examples_are_the_defaults(name: str, default: object) -> None:
-    assert load_recipe(EXAMPLES / f"{name}.toml").method == default
+    assert load_recipe(find_recipe(name)).method == default

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
+from tests.stores import SLIDE
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import AnnotationError
 from wsi_pipeline.preprocess.drawn_tissue import fill_shapes, read_drawn_tissue
@@ -101,7 +102,7 @@ def test_pictures_of_any_size_are_taken(tmp_path: Path, name: str, shape: tuple[
     areas[:, 20:] = Area.TISSUE
     mask = TissueMask(areas=areas, downsample=(5.0, 5.0))
 
-    replaced = read_drawn_tissue(tmp_path / name, (120, 80)).replace_in(mask)
+    replaced = read_drawn_tissue(tmp_path / name, SLIDE).replace_in(mask)
 
     assert (replaced.areas[:, :12] == Area.TISSUE).all()
     assert (replaced.areas[:, 13:20] == Area.PEN).all(), "what else was found stays known"
@@ -111,7 +112,7 @@ def test_pictures_of_any_size_are_taken(tmp_path: Path, name: str, shape: tuple[
 def test_pictures_of_something_else_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "m.png"), grey((80, 80)))
     with pytest.raises(AnnotationError, match=r"m\.png has 80 x 80 px, but the slide 120 x 80"):
-        read_drawn_tissue(tmp_path / "m.png", (120, 80))
+        read_drawn_tissue(tmp_path / "m.png", SLIDE)
     (tmp_path / "n.png").write_text("no picture")
     with pytest.raises(AnnotationError, match=r"n\.png cannot be read as a picture"):
-        read_drawn_tissue(tmp_path / "n.png", (120, 80))
+        read_drawn_tissue(tmp_path / "n.png", SLIDE)

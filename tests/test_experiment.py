@@ -15,6 +15,7 @@ from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.predictor import load_predictor
 from wsi_models.recipe import load_recipe
+from wsi_models.recipes import find_recipe
 
 from tests.labelled import write_images
 from wsi_pipeline.cli import main
@@ -227,7 +228,7 @@ def test_evaluation_refuses_what_is_no_model(work: Path) -> None:
 
 @pytest.mark.parametrize("name", ["class_m", "supervised", "fixmatch", "mixmatch", "vit"])
 def test_the_example_recipes_are_valid(name: str) -> None:
-    path = Path(__file__).resolve().parents[1] / "examples" / f"{name}.toml"
+    path = find_recipe(name)
     recipe = load_recipe(path)
     assert recipe.train.epochs * recipe.train.iterations == 500_000
     assert np.isclose(recipe.split.validation + recipe.split.test, 0.4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,10 +26,11 @@ from tests.passports import some_passport
 from tests.results import make_result
 from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.errors import ConfigError, ExportError
+from wsi_pipeline.registry import Registry
 from wsi_pipeline.results.class_map import ClassRule, NoClass
 from wsi_pipeline.results.export.features import write_features
 from wsi_pipeline.results.export.optional import import_optional
-from wsi_pipeline.results.export.registry import EXPORTS
+from wsi_pipeline.results.export.registry import EXPORTS, Export
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.store.features import SlideFeatures
 from wsi_pipeline.types import Area
@@ -333,3 +335,37 @@ def test_every_name_leads_to_an_export() -> None:
     assert all(EXPORTS.get(name).file for name in EXPORTS.names)
     with pytest.raises(ConfigError, match="no export 'tif'; choose one of geojson, regions"):
         EXPORTS.get("tif")
+
+
+DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
+
+
+def documented() -> str:
+    """The module that the page on exports of one's own shows."""
+    section = DOCS.read_text(encoding="utf-8").split("## An export of your own")[1]
+    (code,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], flags=re.DOTALL)
+    return str(code)
+
+
+def test_the_documented_export_is_short_and_works_once_it_is_installed(
+    tmp_path: Path, result: SlideResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(documented().splitlines()) < 40
+    about = tmp_path / "letters-0.1.dist-info"
+    about.mkdir()
+    (tmp_path / "letters_export.py").write_text(documented(), encoding="utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 0.1\n")
+    line = "letters = letters_export:LETTERS"
+    (about / "entry_points.txt").write_text(f"[{EXPORTS.group}]\n{line}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    exports: Registry[Export] = Registry("export", EXPORTS.group, {})
+
+    path = tmp_path / exports.get("letters").file.format(slide_id="slide-1")
+    exports.get("letters").write(path, result)
+
+    lines = path.read_text().splitlines()
+    assert (len(lines), len(lines[0])) == (8, 10)
+    found = result.predictions
+    for (row, col), label in zip(found.rc.tolist(), found.label.tolist(), strict=True):
+        assert lines[row][col] == found.class_names[label][0]
+    assert sum(line.count(".") for line in lines) == 80 - len(found)

@@ -21,6 +21,7 @@ from wsi_models.mil.folds import cut_validation, fold_by_patient
 from wsi_models.mil.predict import judge_slide, write_judgements
 from wsi_models.mil.train import Parts, choose_threshold, decide, fit, predict_bags
 from wsi_models.model_folder import BundleError
+from wsi_models.recipes import find_recipe
 
 from tests.mil import FEATURES, Steps, make_bags
 
@@ -357,6 +358,4 @@ def test_flags_beat_the_recipe(tmp_path: Path) -> None:
 
 
 def test_the_recipe_of_the_examples_holds() -> None:
-    assert (
-        load_mil_recipe(Path(__file__).parents[1] / "examples" / "mil.toml").model.model == "abmil"
-    )
+    assert load_mil_recipe(find_recipe("mil")).model.model == "abmil"

@@ -113,7 +113,7 @@ def test_the_page_shows_verdicts_reasons_and_links(tmp_path: Path, report: RunRe
     assert "a%20%26%20b/qc.png" in page.every("img", "src")
     assert "a%20%26%20b/m/predictions.parquet" in page.every("a", "href")
     for fact in (
-        "3 of 8",
+        "3 of 8 tiles kept",
         "flagged",
         "angle 60.0",
         "66.7 %",
@@ -130,7 +130,7 @@ def test_text_from_files_cannot_become_markup(tmp_path: Path, report: RunReport)
     page = Page((tmp_path / "index.html").read_text())
 
     assert "<script>alert(1)</script>" in page.text
-    assert "script" not in [tag for tag, _ in page.tags]
+    assert [tag for tag, _ in page.tags].count("script") == 1, "ours alone"
 
 
 def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path, report: RunReport) -> None:

@@ -66,7 +66,9 @@ def test_the_record_holds_what_is_needed_to_repeat(report: RunReport, out: Path)
     assert known["stain"]["matrix"]["vectors"][0][0] > known["stain"]["matrix"]["vectors"][1][0]
     assert sum(known["class_shares"].values()) == pytest.approx(1)
     assert sum(known["funnel"].values()) == 64
-    assert set(known["files"]) == {"patches", "qc", "predictions", "geojson", "heatmap"}
+    assert set(known["files"]) == {
+        "patches", "qc", "qc_small", "predictions", "geojson", "heatmap", "heatmap_small",
+    }  # fmt: skip
     assert all((out / path).exists() for path in known["files"].values())
 
 

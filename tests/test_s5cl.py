@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from wsi_models.methods.optimisation import OptimisationConfig
 from wsi_models.networks.description import RgbEmbeddingConfig, build_network
 from wsi_models.parts.backbone import SmallConfig
 from wsi_models.recipe import load_recipe
+from wsi_models.recipes import find_recipe
 from wsi_models.views import TwinViewConfig, TwinViews
 from wsi_models.views.hed import change_stains, jitter_hed
 from wsi_models.views.warp import warped_crops
@@ -146,7 +146,7 @@ def test_pseudo_labels_give_the_classifier_no_gradient() -> None:
 
 
 def test_the_example_recipe_has_the_published_settings() -> None:
-    recipe = load_recipe(Path(__file__).resolve().parents[1] / "examples" / "s5cl.toml")
+    recipe = load_recipe(find_recipe("s5cl"))
     assert recipe.train.epochs * recipe.train.iterations == 3905
     assert isinstance(recipe.method, S5CLConfig)
     published = S5CLConfig(unlabelled_per_step=128)

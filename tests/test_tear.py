@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from wsi_models.parts.relaxation import (
     relax,
 )
 from wsi_models.recipe import load_recipe
+from wsi_models.recipes import find_recipe
 from wsi_models.views import RgbViewConfig
 
 from tests.contracts.method_contract import CLASSES, MethodContract
@@ -208,7 +208,7 @@ def test_relaxed_labels_stop_the_gradient() -> None:
 
 
 def test_the_example_recipe_has_the_published_settings() -> None:
-    recipe = load_recipe(Path(__file__).resolve().parents[1] / "examples" / "tear.toml")
+    recipe = load_recipe(find_recipe("tear"))
     assert isinstance(recipe.method, TearConfig)
     views = RgbViewConfig(patch_px=128, rotation="quarter")
     assert recipe.method == TearConfig(views=views, labelled_per_step=63, unlabelled_per_step=441)

@@ -80,8 +80,8 @@ def test_blocks_are_the_chunks_of_each_store(stores: list[PatchStore]) -> None:
 
 def test_labels_are_classes_unless_mapped(stores: list[PatchStore]) -> None:
     plain = TrainingData(stores)
-    assert plain.classes == ("fat", "ink", "tumour")
-    assert plain.label[:4].tolist() == [0, 2, 1, -1]
+    assert plain.classes == ("fat", "tumour", "ink"), "the order of the label map"
+    assert plain.label[:4].tolist() == [0, 1, 2, -1]
     mapped = TrainingData(
         stores, LabelMap(classes=("cancer", "normal"), names={"tumour": "cancer", "fat": "normal"})
     )

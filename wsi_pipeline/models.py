@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -218,8 +219,11 @@ def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedMode
 
     if not Path(name).is_dir() and name not in available_bundles():
         raise ConfigError(
-            f"there is no model bundle {name!r}; give the folder of a bundle or one of: "
-            f"{', '.join(available_bundles())}"
+            f"there is no model bundle {name!r}; {_what_was_meant(name, available_bundles())}"
+        )
+    if (Path(name) / "bundle").is_dir() and not (Path(name) / "config.json").exists():
+        raise ConfigError(
+            f"{name} is the folder of a training run; its model is {Path(name) / 'bundle'}"
         )
     try:
         bundle = load_bundle(Path(name) if Path(name).is_dir() else bundle_path(name))
@@ -261,3 +265,14 @@ def model_defaults(model: TrainedModel) -> dict[str, dict[str, Any]]:
     if model.spec.input == "rgb":
         defaults["store"] = {"keep_rgb": True}
     return defaults
+
+
+def _what_was_meant(name: str, bundles: tuple[str, ...]) -> str:
+    """Say which bundles there are, and which of them has almost this name."""
+    close = get_close_matches(name, bundles, n=1)
+    if close:
+        return f"there is one called {close[0]}"
+    return (
+        f"give the folder of a bundle, which 'wsi-pipeline train' writes, or one of: "
+        f"{', '.join(bundles)}"
+    )

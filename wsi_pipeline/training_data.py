@@ -38,7 +38,8 @@ class LabelMap:
     Attributes
     ----------
     classes : tuple of str
-        Classes in the order of the model's outputs; the labels of all stores, sorted, if empty.
+        Classes in the order of the model's outputs; if empty, the labels of all stores, in the
+        order of their label map where all have one order, else sorted.
     names : mapping of str to str
         Class of each stored label; a label that is not in it stands for the class of that name.
         Labels whose class is not among ``classes`` are unknown: such patches train as unlabelled.
@@ -49,8 +50,13 @@ class LabelMap:
 
     def resolve(self, stores: Sequence[PatchStore]) -> tuple[str, ...]:
         """Return the classes, found in the stores where none are given; none if there are none."""
-        found = {self.names.get(name, name) for store in stores for name in store.label_names}
-        classes = self.classes or tuple(sorted(found))
+        orders = {
+            tuple(dict.fromkeys(self.names.get(name, name) for name in store.label_names)): None
+            for store in stores
+            if store.label_names
+        }
+        found = {name for order in orders for name in order}
+        classes = self.classes or (next(iter(orders)) if len(orders) == 1 else tuple(sorted(found)))
         if classes and not found & set(classes):
             raise StoreError(
                 f"no store has a label for any of the classes {', '.join(classes)}; "

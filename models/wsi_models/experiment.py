@@ -9,6 +9,7 @@ test part, and ``bundle`` where ``wsi-pipeline run`` can use the model.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from wsi_models.parts.imagenet import WeightsError
 from wsi_models.publish import Learned, publish_bundle
 from wsi_models.recipe import RECIPE_FILE, Recipe, differing_keys, read_saved_recipe
 from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_features, predict_logits
-from wsi_models.splits import Split, load_split, split_by_group
+from wsi_models.splits import Split, describe_gaps, load_split, split_by_group
 from wsi_models.train import Progress, Task, check, train
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ FAMILIAR_PATCHES = 1024
 
 NORMALISATION_PATCHES = 2048
 """Training patches, drawn at random, that the normalisation is measured on."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,8 +342,22 @@ def _settle_split(recipe: Recipe, source: PatchSource, out: Path, start: Start) 
     file = saved if start.resume and saved.exists() else start.split_file
     seed = recipe.train.seed
     if file is None:
-        return split_by_group(source.label, source.group, recipe.split, seed=seed)
+        drawn = split_by_group(source.label, source.group, recipe.split, seed=seed)
+        if recipe.method.needs_labels:
+            _report_gaps(drawn, source, recipe)
+        return drawn
     return load_split(file, source.label, source.group, recipe.split, seed=seed)
+
+
+def _report_gaps(split: Split, source: PatchSource, recipe: Recipe) -> None:
+    """Refuse a split that cannot be trained or judged with, and warn of classes left untested."""
+    errors, warnings = describe_gaps(
+        split, source.label, source.group, source.classes, recipe.split
+    )
+    if errors:
+        raise TrainingError("; ".join(errors))
+    for warning in warnings:
+        logger.warning("%s", warning)
 
 
 def _build(

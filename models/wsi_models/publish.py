@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SAFE_COLORS = (
+    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#f0e442", "#cc79a7", "#4d4d4d",
+)  # fmt: skip
+"""Okabe and Ito's (2008), those that are least like hematoxylin and eosin first; the pictures of
+labelled slides have the same in the same order."""
+
 FEW_CLASSES = 12
 """Classes at most whose colours are spaced evenly around the circle of hues."""
 
@@ -116,7 +122,12 @@ def publish_bundle(
 
 
 def class_colors(count: int) -> tuple[str, ...]:
-    """Choose ``count`` colours, by turns dark and light, of which neighbours differ in hue."""
+    """Choose ``count`` colours: up to eight that people with any colour vision tell apart.
+
+    More are by turns dark and light, and neighbours differ in hue.
+    """
+    if count <= len(SAFE_COLORS):
+        return SAFE_COLORS[:count]
     step = 1 / count if count <= FEW_CLASSES else GOLDEN_TURN
     return tuple(
         "#" + "".join(f"{round(255 * part):02x}" for part in _rgb(index * step % 1, index % 2))

@@ -136,7 +136,8 @@ def _parse(values: dict[str, Any], path: Path) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise TrainingError(
-            f"{path}: {explain_invalid(error, 'recipe')}. The files in examples/ show every key"
+            f"{path}: {explain_invalid(error, 'recipe')}. 'wsi-pipeline config recipe class_m' "
+            "prints one that shows every key"
         ) from error
 
 

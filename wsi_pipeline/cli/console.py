@@ -30,7 +30,9 @@ from rich.text import Text
 
 from wsi_pipeline.cli.options import VERBOSE
 from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.run.labels import count_labels, judge_labels, name_patients
 from wsi_pipeline.run.log import LOGGER
+from wsi_pipeline.run.outcome import Status
 from wsi_pipeline.types import NoProgress
 from wsi_pipeline.types import Progress as ProgressListener
 
@@ -194,9 +196,37 @@ def print_report(report: RunReport, out: str) -> None:
             click.echo(shown(f"\n{outcome.slide_id} failed: {outcome.error}{hint}"))
         for doubt in outcome.doubts:
             click.echo(shown(f"\n{outcome.slide_id}, look at it: {doubt}"))
+    _print_labels(report, console)
     if report.timing:
         click.echo(f"\n{_times(report.timing)}")
     click.echo(f"\nReport: {out.rstrip('/')}/index.html")
+
+
+def _print_labels(report: RunReport, console: Console) -> None:
+    """Print how much of each class is annotated, and whether it is enough to train with."""
+    counts = count_labels(report.outcomes)
+    if not counts:
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("class", "tiles", "mm2", "slides", "patients"):
+        table.add_column(heading, overflow="fold")
+    for count in counts:
+        tiles = sum(count.tiles.values())
+        cells = (count.name, str(tiles), f"{count.mm2:.3g}", str(count.slides))
+        table.add_row(*cells, name_patients(count))
+    click.echo()
+    console.print(table)
+    unlabelled = sum(
+        outcome.status is Status.DONE and not outcome.labels for outcome in report.outcomes
+    )
+    if unlabelled:
+        words = "slide has" if unlabelled == 1 else "slides have"
+        click.echo(f"{unlabelled} {words} no annotations: unlabelled data")
+    lacking = judge_labels(counts)
+    for problem in lacking:
+        click.echo(f"Note: {problem}.")
+    if not lacking:
+        click.echo("Every class is in three patients or more: enough to train, validate and test.")
 
 
 def _times(timing: dict[str, Any]) -> str:

@@ -127,7 +127,7 @@ class RunDisplay:
         """Say how many slides are done and failed, how fast patches go, and how long it takes."""
         failed = self._counts[Status.FAILED]
         done = sum(self._counts.values()) - failed
-        words = [f"{done} of {self._slides} slides done"]
+        words = [f"{done} of {self._slides} slide{'' if self._slides == 1 else 's'} done"]
         if failed:
             words.append(f"{failed} failed")
         spent = self._clock() - self._began

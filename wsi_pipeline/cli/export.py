@@ -9,7 +9,7 @@ import click
 
 from wsi_pipeline.cli.console import explained_errors
 from wsi_pipeline.cli.options import config_options, resolve_config
-from wsi_pipeline.cli.results import each_result, results_argument, rule_options
+from wsi_pipeline.cli.results import classes_option, each_result, of_model_option, results_argument
 from wsi_pipeline.errors import ConfigError
 
 WSINFER = "wsinfer"
@@ -32,7 +32,8 @@ WSINFER = "wsinfer"
     help="anndata, spatialdata: folder of 'wsi-pipeline features', whose vectors become the "
     "matrix; else the probabilities do.",
 )
-@rule_options
+@classes_option
+@of_model_option
 @config_options("results")
 def export(
     results: tuple[Path, ...],

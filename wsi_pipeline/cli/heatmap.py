@@ -9,7 +9,7 @@ import click
 
 from wsi_pipeline.cli.console import explained_errors
 from wsi_pipeline.cli.options import config_options, resolve_config
-from wsi_pipeline.cli.results import each_result, results_argument, rule_options
+from wsi_pipeline.cli.results import classes_option, each_result, of_model_option, results_argument
 
 
 @click.command()
@@ -25,7 +25,8 @@ from wsi_pipeline.cli.results import each_result, results_argument, rule_options
     "class_name",
     help="Show how probable this class is, on a scale of its own.  [default: the classes]",
 )
-@rule_options
+@classes_option
+@of_model_option
 @config_options("results")
 def heatmap(
     results: tuple[Path, ...],

@@ -81,8 +81,8 @@ def _labels_option(command: Command) -> Command:
 @_labels_option
 @click.option(
     "--recipe",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML file of choices, such as examples/mil.toml; flags beat it.",
+    metavar="RECIPE",
+    help="TOML file of choices, or 'mil', which shows them all; flags beat it.",
 )
 @click.option(
     "--model",
@@ -117,7 +117,7 @@ def train(
 
     \b
         wsi-pipeline mil train features --labels slides.csv --model abmil --folds 10 --out runs/a
-        wsi-pipeline mil train features --labels slides.csv --recipe examples/mil.toml --out runs/b
+        wsi-pipeline mil train features --labels slides.csv --recipe mil --out runs/b
         wsi-pipeline mil train features --labels cohort.csv --target survival \\
             --time months --event died --out runs/c
 
@@ -126,6 +126,7 @@ def train(
     model trained on all slides, for 'mil predict'.
     """
     from wsi_models.mil.config import load_mil_recipe
+    from wsi_models.recipes import find_recipe
     from wsi_models.threads import settle_threads
 
     settle_threads(1)  # a bag at a time: so little work that threads only wait for one another
@@ -135,7 +136,9 @@ def train(
             for key in ("model", "positive", "bags", "folds", "epochs", "seed")
             if values[key] is not None
         }
-        recipe = load_mil_recipe(values["recipe"], chosen)
+        recipe = load_mil_recipe(
+            None if values["recipe"] is None else find_recipe(values["recipe"]), chosen
+        )
         device = values["device"]
         with progress_bars(quiet or as_json) as progress:
             if values["target"] == "survival":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,26 +25,37 @@ def results_argument(command: Command) -> Command:
     )(command)
 
 
-def rule_options(command: Command) -> Command:
-    """Give a command the classes that are shown and the model that found them."""
-    decorators: list[Callable[[Any], Any]] = [
-        click.option(
-            "--classes",
-            "results__classes",
-            callback=split_names,
-            metavar="NAME,...",
-            help="Show these classes only; the rest of the tissue has none.",
-        ),
-        click.option(
-            "--of-model",
-            "model_name",
-            metavar="NAME",
-            help="Only what this model found, where there are several.",
-        ),
-    ]
-    for decorate in reversed(decorators):
-        command = decorate(command)
-    return command
+def classes_option(command: Command) -> Command:
+    """Give a command the classes that are shown."""
+    return click.option(
+        "--classes",
+        "results__classes",
+        callback=split_names,
+        metavar="NAME,...",
+        help="Show these classes only; the rest of the tissue has none.",
+    )(command)
+
+
+def of_model_option(command: Command) -> Command:
+    """Give a command the model whose results are meant."""
+    return click.option(
+        "--of-model",
+        "model_name",
+        metavar="NAME",
+        help="Only what this model found, where there are several.",
+    )(command)
+
+
+def export_option(command: Command) -> Command:
+    """Give a command the exports that it writes besides."""
+    return click.option(
+        "--export",
+        "results__export",
+        callback=split_names,
+        metavar="NAME,...",
+        help="Files to write for each slide beside the usual ones, such as regions,ome-tiff; "
+        "'wsi-pipeline export --help' lists them.",
+    )(command)
 
 
 def split_names(

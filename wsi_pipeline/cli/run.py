@@ -13,6 +13,7 @@ from wsi_pipeline.cli.options import (
     model_option,
     resolve_config,
 )
+from wsi_pipeline.cli.results import classes_option, export_option
 from wsi_pipeline.cli.runs import execute_run, run_options
 
 
@@ -24,8 +25,10 @@ from wsi_pipeline.cli.runs import execute_run, run_options
     is_flag=True,
     help="Keep no patches: slides go straight through the model, and only predictions are written.",
 )
+@export_option
+@classes_option
 @run_options
-@config_options("read", "tissue", "tile", "stain", "store", "predict")
+@config_options("read", "tissue", "tile", "stain", "store", "predict", "results")
 def run(inputs: tuple[str, ...], model_name: str, no_store: bool, **values: Any) -> None:
     """Do the whole job: patches, predictions, heatmap and report for slides or folders.
 
@@ -41,16 +44,19 @@ def run(inputs: tuple[str, ...], model_name: str, no_store: bool, **values: Any)
 
     Resolution and patch size come from the model unless you give them, and patches are kept in
     RGB too if it takes those. Look at OUT/index.html first; OUT/<slide_id>/<model>/ holds
-    predictions.parquet, predictions.geojson (drag it onto the slide in QuPath) and heatmap.png.
+    predictions.parquet, predictions.geojson (drag it onto the slide in QuPath) and heatmap.png;
+    --export adds outlines of classes, OME-TIFF, AnnData and more.
     The exit code is 1 when a slide failed; the others are done all the same.
 
     While a slide is predicted, the next is read. At the end you are told where the time went and
     which option would save most of it.
     """
     from wsi_pipeline.models import load_model, model_defaults
+    from wsi_pipeline.results.views import require_exports
 
     with explained_errors():
         model = load_model(model_name)
         click.echo(f"Model {model.spec.name} was trained on: {model.trained_on}.", err=True)
         config = resolve_config(values, model_defaults(model))
+        require_exports(config.results, model.spec.class_names)
         execute_run(inputs, config, values, model, store=not no_store)

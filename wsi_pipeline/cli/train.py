@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("recipe")
 @data_options
 @click.option(
     "--out",
@@ -41,14 +41,19 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def train(recipe: Path, out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
+def train(recipe: str, out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     """Train a model on patch stores as a recipe says, and evaluate it.
 
     \b
-        wsi-pipeline train class_m.toml --data results/ --out runs/first
-        wsi-pipeline train class_m.toml --data tiles.zarr --out runs/first --resume
+        wsi-pipeline train class_m --data results/ --out runs/first
+        wsi-pipeline train class_m --data tiles.zarr --out runs/first --resume
+        wsi-pipeline train my_recipe.toml --data results/ --out runs/second
     On several GPUs:
-        torchrun --nproc-per-node 4 --no-python wsi-pipeline train class_m.toml --data ...
+        torchrun --nproc-per-node 4 --no-python wsi-pipeline train class_m --data ...
+
+    RECIPE is a TOML file or one that comes with the package: class_m and class_m_small; supervised
+    and vit; fixmatch, mixmatch, s5cl and tear; clusiam, clubyol, simclr, barlow, mocov3 and swav.
+    'wsi-pipeline config recipe class_m' prints one, to begin your own with.
 
     Stores need RGB and labels ('ingest', or 'preprocess --keep-rgb' with annotations); clusiam,
     clubyol, simclr, barlow, mocov3 and swav need no labels. Patches are divided by group.
@@ -77,16 +82,17 @@ def train(recipe: Path, out: Path, as_json: bool, quiet: bool, **values: Any) ->
         click.echo(f"{outcome.part} part: {shown}")
 
 
-def _run(recipe_file: Path, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcome:
+def _run(name: str, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcome:
     from wsi_models.experiment import Start, launch, run_experiment
     from wsi_models.recipe import load_recipe
+    from wsi_models.recipes import find_recipe
     from wsi_models.threads import settle_threads
 
     from wsi_pipeline.cli.epochs import epoch_lines
     from wsi_pipeline.cli.training import load_data
 
     settle_threads()
-    recipe = load_recipe(recipe_file, _overrides(values))
+    recipe = load_recipe(find_recipe(name), _overrides(values))
     fabric = launch(values["device"], recipe.train.precision)
     source = load_data(
         values["data"], recipe.classes.names, recipe.classes.labels, values["memory_gib"]

@@ -21,6 +21,8 @@ from wsi_pipeline.types import Area, TissueMask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wsi_pipeline.types import SlideInfo
+
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff")
 MAX_PROPORTION = 1.02
 """How much the proportions of a picture may differ from those of the slide: small pictures are a
@@ -71,7 +73,7 @@ class DrawnTissue:
         return replace(mask, areas=np.where(drawn, np.uint8(Area.TISSUE), found))
 
 
-def read_drawn_tissue(path: Path, size_wh: tuple[int, int]) -> DrawnTissue:
+def read_drawn_tissue(path: Path, slide: SlideInfo) -> DrawnTissue:
     """Read where a person says that there is tissue.
 
     Parameters
@@ -79,8 +81,8 @@ def read_drawn_tissue(path: Path, size_wh: tuple[int, int]) -> DrawnTissue:
     path : Path
         Annotations of any format, all areas of which are tissue; or a PNG or TIFF of any size that
         shows the whole slide, in which everything but 0 is tissue.
-    size_wh : tuple of int
-        Width and height of the slide, level-0 px.
+    slide : SlideInfo
+        The slide, whose frame annotations are in.
 
     Returns
     -------
@@ -93,8 +95,8 @@ def read_drawn_tissue(path: Path, size_wh: tuple[int, int]) -> DrawnTissue:
         If the file cannot be read, or a picture has not the proportions of the slide.
     """
     if path.suffix.lower() not in PICTURE_SUFFIXES:
-        shapes = tuple(area.geometry for area in read_annotations(path, size_wh))
-        return DrawnTissue(shapes=shapes)
+        areas = read_annotations(path, slide.size_wh, bounds_xy=slide.bounds_xy)
+        return DrawnTissue(shapes=tuple(area.geometry for area in areas))
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise AnnotationError(
@@ -103,7 +105,7 @@ def read_drawn_tissue(path: Path, size_wh: tuple[int, int]) -> DrawnTissue:
         )
     if pixels.ndim == 3:
         pixels = pixels[..., :3].max(axis=2)
-    _require_proportions(path, pixels.shape[1::-1], size_wh)
+    _require_proportions(path, pixels.shape[1::-1], slide.size_wh)
     return DrawnTissue(pixels=pixels > 0)
 
 

@@ -98,7 +98,7 @@ def read_given(
     """
     roi = areas = tissue = None
     if job.tissue_mask is not None:
-        tissue = read_drawn_tissue(job.tissue_mask, slide.size_wh)
+        tissue = read_drawn_tissue(job.tissue_mask, slide)
     if job.roi is not None:
         roi = [area.geometry for area in _areas_on(slide, job.roi)]
     if job.labels is not None:

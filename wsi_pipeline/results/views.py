@@ -48,15 +48,28 @@ def write_views(
     """
     config = config or ResultsConfig()
     result = SlideResult(records=records, found=predictions, rule=rule_of(config))
-    files = {"geojson": folder / "predictions.geojson", "heatmap": folder / HEATMAP_NAME}
+    files = {"geojson": folder / "predictions.geojson"}
     write_geojson(files["geojson"], predictions, records.slide.bounds_xy)
-    draw_classes(files["heatmap"], result)
+    files |= draw_classes(folder / HEATMAP_NAME, result)
     return files | write_exports(result, folder.parent, folder.name, config.export)
 
 
 def rule_of(config: ResultsConfig) -> ClassRule:
     """Return how probabilities become classes."""
     return ClassRule(classes=config.classes, threshold=config.threshold, smooth_um=config.smooth_um)
+
+
+def require_exports(config: ResultsConfig, class_names: Sequence[str]) -> None:
+    """Refuse exports and classes that there are not, before the first slide is begun.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first, and those that there are.
+    """
+    rule_of(config).chosen(class_names)
+    for name in config.export:
+        EXPORTS.get(name)
 
 
 def write_exports(

@@ -343,8 +343,7 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
     with locked(folder, wait_seconds=WAIT_SECONDS), watch.stage("exports"):
         store = PatchStore.open(options.out / outcome.files["patches"])
         if Stage.QC not in outcome.stages:
-            draw_qc(folder / "qc.png", store)
-            files |= options.relative({"qc": folder / "qc.png"})
+            files |= options.relative(draw_qc(folder / "qc.png", store))
             origin = outcome.stages[Stage.STORE].made_from
             stages[Stage.QC.value] = make_mark(options.out, origin, files)
         if Stage.PREDICTIONS in outcome.stages and Stage.EXPORTS not in outcome.stages:
@@ -380,6 +379,12 @@ def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
         "funnel": patches.funnel(),
         "doubts": find_doubts(patches),
         "tissue_mm2": tissue * width * height * mpp_mm**2,
+        "tile_mm2": (patches.pitch * mpp_mm) ** 2,
+        "labels": {
+            name: int((patches.label == index).sum())
+            for index, name in enumerate(patches.label_names)
+        },
+        "patient": next((name for name in patches.group if name != job.slide_id), ""),
     }
 
 
@@ -392,6 +397,7 @@ def _describe_areas(
     return {
         "class_shares": result.class_shares,
         "classified_mm2": sum(result.areas[0].class_mm2.values()),
+        "pieces": len(result.areas) - 1,
     }
 
 

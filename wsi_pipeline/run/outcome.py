@@ -20,7 +20,7 @@ from wsi_pipeline.run.marks import Mark, Stage
 
 RUN_SCHEMA = 1
 
-OF_PATCHES = frozenset({"patches", "qc"})
+OF_PATCHES = frozenset({"patches", "qc", "qc_small"})
 """Kinds of files that a slide has whatever the model."""
 
 STAGES_OF_PATCHES = (Stage.STORE.value, Stage.QC.value)
@@ -66,6 +66,14 @@ class SlideOutcome:
         Area of tissue on the slide.
     class_shares : dict of str to float
         Share of each class in the tissue that has a class; empty before prediction.
+    pieces : int
+        Pieces of tissue; 0 before prediction.
+    labels : dict of str to int
+        Tiles of each annotated class, in the order of the label map; empty without annotations.
+    patient : str
+        Where it is known.
+    tile_mm2 : float
+        Area of one step of the lattice of tiles.
     classified_mm2 : float
         Area of the tissue that has a class.
     class_colors : dict of str to str
@@ -100,6 +108,10 @@ class SlideOutcome:
     tissue_mm2: float = 0.0
     class_shares: dict[str, float] = field(default_factory=dict)
     classified_mm2: float = 0.0
+    pieces: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    patient: str = ""
+    tile_mm2: float = 0.0
     class_colors: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     device: str = ""
@@ -129,6 +141,7 @@ class SlideOutcome:
             model="",
             class_shares={},
             classified_mm2=0.0,
+            pieces=0,
             class_colors={},
             device="",
             files={kind: name for kind, name in self.files.items() if kind in OF_PATCHES},

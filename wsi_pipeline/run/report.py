@@ -1,25 +1,30 @@
 """The records of a folder -> ``run.json``, ``summary.csv`` and ``index.html``, for people.
 
-The page is a file among the results: it loads nothing from elsewhere and runs no script. All three
-are views, made anew from every record in the folder, whichever run left it; how often, is bounded
-by what they cost.
+The page is a file among the results: it loads nothing from elsewhere, and runs no script but its
+own, which sorts and filters. All three are views, made anew from every record in the folder,
+whichever run left it; how often, is bounded by what they cost.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from wsi_pipeline.errors import ConfigError, OutputError, ReportError
 from wsi_pipeline.files import locked, replace_atomically
+from wsi_pipeline.run.labels import count_labels, judge_labels, name_patients
 from wsi_pipeline.run.outcome import RunReport, SlideOutcome, Status
 from wsi_pipeline.run.records import Records
 from wsi_pipeline.run.remote import RemoteFolder
@@ -185,20 +190,59 @@ def write_report(path: Path, report: RunReport) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    slides = [_card(outcome) for outcome in report.outcomes]
+    source = resources.files("wsi_pipeline.run") / "templates" / "report.js"
+    script = source.read_text(encoding="utf-8")
+    labels = count_labels(report.outcomes)
     page = templates.get_template("report.html").render(
         report=report,
         counts=_counts(report),
-        slides=slides,
+        legend=_legend(report),
+        labels=[
+            {
+                "name": count.name,
+                "tiles": sum(count.tiles.values()),
+                "mm2": f"{count.mm2:.3g}",
+                "slides": count.slides,
+                "patients": name_patients(count),
+            }
+            for count in labels
+        ],
+        lacking=judge_labels(labels),
+        slides=[_card(outcome) for outcome in sorted(report.outcomes, key=_urgency)],
         stages=_stages(report),
         wall=_duration(report.timing.get("wall", 0.0)),
+        script=Markup(script),  # ours, and the only one that the page allows
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        summary=SUMMARY_NAME,
     )
     with replace_atomically(path) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
+def _legend(report: RunReport) -> list[tuple[str, str]]:
+    """Return the classes of all models with their colours; nothing where there are too many."""
+    colors = {name: color for o in report.outcomes for name, color in o.class_colors.items()}
+    return list(colors.items()) if len(colors) <= MANY_CLASSES else []
+
+
+def _urgency(outcome: SlideOutcome) -> int:
+    """Put first what somebody must look at; the order of slides stays otherwise."""
+    if outcome.status is Status.FAILED:
+        return 0
+    if outcome.status is Status.UNFINISHED:
+        return 1
+    doubtful = outcome.doubts or outcome.stain.get("verdict") in ("flagged", "fallback")
+    return 2 if doubtful else 3
+
+
 def _counts(report: RunReport) -> list[tuple[str, int]]:
-    return [(status.value, report.count(status)) for status in Status if report.count(status)]
+    """Count slides by status, and those whose stains are doubtful."""
+    counts = [(status.value, report.count(status)) for status in Status]
+    for verdict in ("flagged", "fallback"):
+        found = sum(outcome.stain.get("verdict") == verdict for outcome in report.outcomes)
+        counts.append((verdict, found))
+    counts.append(("doubted", sum(bool(outcome.doubts) for outcome in report.outcomes)))
+    return [(name, count) for name, count in counts if count]
 
 
 def _stages(report: RunReport) -> list[dict[str, str]]:
@@ -220,34 +264,54 @@ def _card(outcome: SlideOutcome) -> dict[str, Any]:
     """Gather what the page shows of one slide, as text and links."""
     kept = outcome.funnel.get("kept", 0)
     slide = outcome.slide if outcome.slide.keys() >= SLIDE_FACTS else {}
-    shares = [
-        {
-            "name": name,
-            "percent": f"{100 * share:.1f}",
-            "color": outcome.class_colors.get(name, NO_COLOR),
-        }
-        for name, share in outcome.class_shares.items()
-        if share > 0 or len(outcome.class_shares) <= MANY_CLASSES
-    ]
+    shares = _shares(outcome)
+    files = {name: quote(path) for name, path in outcome.files.items()}
     return {
         "outcome": outcome,
         "anchor": quote(f"{outcome.slide_id}/{outcome.model}".rstrip("/")),
         "view": f"{VIEW_ADDRESS}#slide={quote(outcome.slide_id, safe='')}"
         + (f"&map={quote(outcome.model, safe='')}" if outcome.model else ""),
-        "kept": f"{kept} of {sum(outcome.funnel.values())}" if any(outcome.funnel.values()) else "",
+        "kept": kept,
+        "candidates": sum(outcome.funnel.values()),
         "verdict": outcome.stain.get("verdict", ""),
-        "mpp": f"{slide['mpp']:.4g} ({slide['mpp_source']})" if slide else "",
+        "mpp": f"{slide['mpp']:.4g}" if slide else "",
+        "estimated": bool(slide) and slide["mpp_source"] == "objective",
+        "tissue": f"{outcome.tissue_mm2:.3g}" if slide else "",
         "summary": ", ".join(f"{share['name']} {share['percent']} %" for share in shares),
         "shares": shares,
+        "small": files.get("heatmap_small") or files.get("qc_small"),
         "pictures": [
-            {"href": quote(path), "alt": f"{name} of {outcome.slide_id}"}
-            for name, path in outcome.files.items()
-            if path.endswith(".png")
+            {
+                "href": href,
+                "small": files.get(f"{name}_small", href),
+                "alt": f"{name} of {outcome.slide_id}",
+            }
+            for name, href in files.items()
+            if href.endswith(".png")
         ],
-        "files": [{"href": quote(path), "name": name} for name, path in outcome.files.items()],
+        "files": [
+            {"href": href, "name": name}
+            for name, href in files.items()
+            if not name.endswith("_small")
+        ],
         "facts": _facts(slide),
         "stains": _stains(outcome.stain),
     }
+
+
+def _shares(outcome: SlideOutcome) -> list[dict[str, str]]:
+    """Describe the classes of a slide: their shares of the classified tissue, and mm2."""
+    shares = outcome.class_shares
+    return [
+        {
+            "name": name,
+            "percent": f"{100 * share:.1f}",
+            "mm2": f"{share * outcome.classified_mm2:.3g}" if outcome.classified_mm2 else "",
+            "color": outcome.class_colors.get(name, NO_COLOR),
+        }
+        for name, share in shares.items()
+        if share > 0 or len(shares) <= MANY_CLASSES
+    ]
 
 
 def _facts(slide: dict[str, Any]) -> list[str]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from wsi_pipeline.run.outcome import SlideOutcome
 
 COLUMNS = (
-    "slide", "model", "status", "reason", "tissue_mm2", "stain", "mpp", "mpp_source", "tiles",
+    "slide", "model", "status", "reason", "tissue_mm2", "pieces", "stain", "mpp", "mpp_source",
+    "tiles",
 )  # fmt: skip
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -61,6 +62,7 @@ def _row(outcome: SlideOutcome, classes: Sequence[str], stages: Sequence[str]) -
         outcome.status.value,
         _text(outcome.error or ""),
         _number(outcome.tissue_mm2) if outcome.slide else "",
+        outcome.pieces or "",
         _text(str(outcome.stain.get("verdict", ""))),
         _text(str(outcome.slide.get("mpp", ""))),
         _text(str(outcome.slide.get("mpp_source", ""))),

@@ -53,6 +53,8 @@ MAX_ID_BYTES = 250
 
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
 MASK_SUFFIXES = (".geojson", ".json", ".xml", ".png", ".tif", ".tiff")
 """How files that say where the tissue is may end."""
 
@@ -224,11 +226,25 @@ def _expand(name: str) -> list[SlideJob]:
     except OSError as error:
         raise ConfigError(f"{name} cannot be looked into: {error}") from error
     if not slides:
-        raise ConfigError(
-            f"{name} names no slide; give a slide file, a folder that holds slides "
-            f"({', '.join(sorted(SLIDE_SUFFIXES))}), a glob in quotes or a CSV table"
-        )
+        raise ConfigError(f"{name} names no slide; {_what_was_meant(path)}")
     return [SlideJob(path=slide, slide_id="") for slide in slides]
+
+
+def _what_was_meant(path: Path) -> str:
+    """Say which command does what somebody who names this may have in mind."""
+    if path.is_dir() and (path.name == "patches.zarr" or any(path.glob("**/patches.zarr"))):
+        return f"it holds patch stores, which 'wsi-pipeline predict {path}' sends through a model"
+    images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in path.rglob("*"))
+    if images:
+        kinds = f"{images} PNG or JPEG image{'' if images == 1 else 's'}"
+        return (
+            f"it holds {kinds}: if these are slides, name them in quotes, '{path}/*.png', and pass "
+            f"--slide-mpp; if they are labelled patches, use 'wsi-pipeline ingest {path}'"
+        )
+    return (
+        "give a slide file, a folder that holds slides "
+        f"({', '.join(sorted(SLIDE_SUFFIXES))}), a glob in quotes or a CSV table"
+    )
 
 
 def _named(path: Path, name: str) -> list[Path]:

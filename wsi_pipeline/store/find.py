@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_pipeline.errors import StoreNotFoundError
+from wsi_pipeline.slide.inputs import SLIDE_SUFFIXES
 from wsi_pipeline.store.reading import PatchStore
 
 STORE_NAME = "patches.zarr"
@@ -39,8 +40,17 @@ def name_stores(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         below = [path] if (path / "zarr.json").exists() else sorted(path.rglob(STORE_NAME))
         if not below:
-            raise StoreNotFoundError(
-                f"there is no {STORE_NAME} in {path}; make one with 'wsi-pipeline preprocess'"
-            )
+            raise StoreNotFoundError(f"there is no {STORE_NAME} in {path}; {_advice(path)}")
         found.extend(below)
     return found
+
+
+def _advice(path: Path) -> str:
+    """Say how to come by a store; of slides, how to do the whole job at once."""
+    files = [path] if path.is_file() else path.rglob("*")
+    if any(file.suffix.lower() in SLIDE_SUFFIXES for file in files):
+        return (
+            f"there are slides: 'wsi-pipeline run {path} --out results' makes stores and predicts "
+            f"in one step, 'wsi-pipeline preprocess {path} --out results' makes stores alone"
+        )
+    return "make one with 'wsi-pipeline preprocess'"

@@ -193,7 +193,7 @@ def load_mil_recipe(path: Path | None, overrides: dict[str, Any] | None = None) 
         return MilRecipe.model_validate(values)
     except ValidationError as error:
         raise TrainingError(
-            f"{path or 'options'}: {explain_invalid(error, 'recipe')}. See examples/mil.toml"
+            f"{path or 'options'}: {explain_invalid(error, 'recipe')}. See the recipe 'mil'"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,9 @@ def _table(spatialdata: Any, result: SlideResult) -> Any:  # noqa: ANN401 -- of 
     import pandas as pd  # comes with anndata
 
     table = build_anndata(result)
+    # the thumbnail is an image of its own here, and names may hold no other characters
+    del table.uns["spatial"]
+    table.obs.columns = [re.sub(r"[^\w.-]", "_", name) for name in table.obs.columns]
     count = len(result.predictions)
     region = pd.Index([TILES], dtype=object)
     table.obs["region"] = pd.Categorical.from_codes(np.zeros(count, dtype=int), region)

@@ -33,7 +33,7 @@ LEGEND_SPARE_PX = 190
 """Height of the legend's heading and notes."""
 
 
-def draw_classes(path: Path, result: SlideResult) -> None:
+def draw_classes(path: Path, result: SlideResult) -> dict[str, Path]:
     """Write the picture of the classes of a slide's tissue.
 
     Parameters
@@ -42,8 +42,13 @@ def draw_classes(path: Path, result: SlideResult) -> None:
         PNG to write; an older one is replaced in one step.
     result : SlideResult
         Of one slide; its rule says what has which class.
+
+    Returns
+    -------
+    dict of str to Path
+        The picture and a small one, by kind.
     """
-    classes_sheet(result).save(path)
+    return classes_sheet(result).save_both(path)
 
 
 def draw_probability(

@@ -42,7 +42,7 @@ FULL_LINES_PX = 26
 """Tiles that are smaller on the picture get fainter lines, which would hide the slide."""
 
 
-def draw_qc(path: Path, records: SlideRecords) -> None:
+def draw_qc(path: Path, records: SlideRecords) -> dict[str, Path]:
     """Write the picture that shows what was kept of a slide and why the rest was not.
 
     Parameters
@@ -51,8 +51,13 @@ def draw_qc(path: Path, records: SlideRecords) -> None:
         PNG to write; an older one is replaced in one step.
     records : SlideRecords
         The slide's store, or other records of it; one without patches is drawn as well.
+
+    Returns
+    -------
+    dict of str to Path
+        The picture and a small one, by kind.
     """
-    qc_sheet(records).save(path)
+    return qc_sheet(records).save_both(path)
 
 
 def qc_sheet(records: SlideRecords) -> Sheet:

@@ -27,6 +27,9 @@ PANEL_PX = 1024
 blurred."""
 
 COLUMN_PX = 465
+SMALL_PX = 240
+"""Longer side of the small picture."""
+
 MARGIN_PX = 30
 TITLE_PX = 82
 SCALE_BAR_PX = 45
@@ -165,6 +168,22 @@ class Sheet:
         with replace_atomically(path) as partial:
             # compressing as hard as is usual takes three times as long and saves little
             self._image.save(partial, compress_level=1, dpi=(DPI, DPI), pnginfo=about)
+
+    def save_both(self, path: Path) -> dict[str, Path]:
+        """Write the picture as PNG, and the slide on it as a small JPEG for lists of slides.
+
+        Returns
+        -------
+        dict of str to Path
+            Both, by kind: the name of the picture, and the same with ``_small``.
+        """
+        self.save(path)
+        small = path.with_name(f"{path.stem}_small.jpg")
+        shrunk = Image.fromarray(self.panel)
+        shrunk.thumbnail((SMALL_PX, SMALL_PX), Image.Resampling.BOX)
+        with replace_atomically(small) as partial:
+            shrunk.save(partial, quality=80)
+        return {path.stem: path, small.stem: small}
 
     def _write(
         self, place: tuple[float, float], text: str, size: int, *, color: str, bold: bool

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from wsi_pipeline.run.outcome import RunReport, SlideOutcome, Status
-from wsi_pipeline.run.report import write_report
+from wsi_pipeline.run.report import VIEW_ADDRESS, write_report
 
 SLIDE = {
     "size_wh": [4096, 2048],
@@ -138,8 +138,10 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path, report: RunReport
 
     page = Page((tmp_path / "index.html").read_text())
 
-    links = page.every("a", "href") + page.every("img", "src") + page.every("link", "href")
-    assert all(link and "://" not in link for link in links)
+    loaded = page.every("img", "src") + page.every("link", "href") + page.every("script", "src")
+    assert all("://" not in (link or "") for link in loaded)
+    links = [link for link in page.every("a", "href") if link and "://" in link]
+    assert all(link.startswith(VIEW_ADDRESS) for link in links), "the page of this machine"
 
 
 def test_a_run_without_slides_or_model_has_a_page(tmp_path: Path, report: RunReport) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.known import KnownSlide
 
-WAIT_MS = 60_000
+WAIT_MS = 180_000
 """Patience with a busy machine; every wait ends as soon as what it waits for is there."""
 
 TILE = 128

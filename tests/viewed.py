@@ -88,7 +88,7 @@ def served(out: Path, *options: str) -> Iterator[str]:
         yield line.removeprefix("Open ").strip().partition("?")[0]
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=120)  # it ends after the batch that the encoder is at
         process.stdout.close()
 
 

@@ -38,6 +38,12 @@ PINKEST_GLASS = 0.025
 LEAST_SHARE = 0.01
 """Smallest share of the picture that proves the colour of its glass."""
 
+FITTED_PX = 20_000
+"""About how many pixels the colour of glass is fitted to."""
+
+FREQUENT = 0.05
+"""Share of what may be glass that one colour must have to be it."""
+
 BIN = 0.01
 """Width of the classes of total density among which glass is the most frequent one."""
 
@@ -121,31 +127,35 @@ def _shrunk(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _find_tint(rgb: NDArray[np.uint8]) -> _Tint | None:
     """Find the colour of glass, and how it changes over the picture."""
-    density = DENSITY[rgb].astype(np.float64)
-    red, green, blue = np.moveaxis(density, 2, 0)
+    planes = cv2.split(rgb)
+    red, green, blue = (cv2.LUT(plane, DENSITY) for plane in planes)
+    strongest = cv2.max(cv2.max(red, green), blue)
     pinkness = green - (red + blue) / 2
     box = np.ones((3, 3), dtype=np.uint8)
-    unevenness = (cv2.dilate(rgb, box) - cv2.erode(rgb, box)).max(axis=2)
+    steps = cv2.split(cv2.subtract(cv2.dilate(rgb, box), cv2.erode(rgb, box)))
+    unevenness = cv2.max(cv2.max(*steps[:2]), steps[2])
     plain = (
         (unevenness <= SMOOTH)
-        & (density.max(axis=2) < DARKEST_GLASS)
-        & (np.ptp(density, axis=2) < STRONGEST_TINT)
+        & (strongest < DARKEST_GLASS)
+        & (strongest - cv2.min(cv2.min(red, green), blue) < STRONGEST_TINT)
         & (pinkness < PINKEST_GLASS)
-        & (rgb.min(axis=2) < 254)  # what was never scanned is white
+        & (cv2.min(cv2.min(*planes[:2]), planes[2]) < 254)  # what was never scanned is white
     )
     if plain.mean() < LEAST_SHARE:
         return None
     row, col = np.nonzero(plain)
+    few = slice(None, None, -(-len(row) // FITTED_PX))
+    row, col = row[few], col[few]
     height, width = plain.shape
-    colours = np.stack([red[plain], pinkness[plain], blue[plain]])
-    return _follow(colours, (col + 0.5) / width, (row + 0.5) / height, plain.size)
+    colours = np.stack([plane[row, col] for plane in (red, pinkness, blue)]).astype(np.float64)
+    return _follow(colours, (col + 0.5) / width, (row + 0.5) / height)
 
 
 def _follow(
-    colours: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64], size: int
+    colours: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> _Tint | None:
     """Fit the most frequent colour, then what lies near it, with ever more freedom."""
-    start = _frequent(colours, size)
+    start = _frequent(colours)
     if start is None:
         return None
     tint = _Tint(terms=start[[0, 2], np.newaxis], pinkness=float(start[1]))
@@ -159,14 +169,14 @@ def _follow(
     return tint
 
 
-def _frequent(colours: NDArray[np.float64], size: int) -> NDArray[np.float64] | None:
+def _frequent(colours: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Return the colour of the cluster that is glass: red, pinkness, blue."""
     total = 1.5 * (colours[0] + colours[2]) + colours[1]
     classes = (total / BIN).clip(0).astype(np.int64)
     counts = np.convolve(np.bincount(classes), (0.25, 0.5, 0.25), mode="same")
     framed = np.pad(counts, 1)
     peak = (counts >= framed[:-2]) & (counts >= framed[2:])
-    frequent = np.flatnonzero(peak & (counts >= max(0.05 * len(total), LEAST_SHARE * size / 2)))
+    frequent = np.flatnonzero(peak & (counts >= FREQUENT * len(total)))
     if not len(frequent):
         return None
     medians = [np.median(colours[:, np.abs(classes - at) <= 1], axis=1) for at in frequent]

@@ -43,6 +43,9 @@ SIDE_STEP = 32
 
 MOST_EPOCHS = 1000
 
+STOPPED_CODES = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+"""How a command ends that was told to: by the system, or by itself once it has tidied up."""
+
 COMMAND = [sys.executable, "-c", "from wsi_pipeline.cli import main; main()"]
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -251,7 +254,7 @@ class Jobs:
                     self._keep(job)
                     code = self._wait(command, log)
                     if code:
-                        stopped = code in (-signal.SIGTERM, 128 + signal.SIGTERM, 143)
+                        stopped = code in STOPPED_CODES
                         job = replace(job, state="stopped" if stopped else "failed")
                         break
                 else:

@@ -39,6 +39,7 @@ index carries a CRC-32C. Attributes of the group:
 ``config``               configuration of every preprocessing stage
 ``config_hash``          hash of what in ``config`` decides the patches
 ``fingerprint``          fingerprint of the slide file
+``checksums``            SHA-256 of the header of each array, and of these attributes without it
 ``versions``             packages that wrote the store
 ``label_names``          classes, where ``label`` is stored
 ``group_names``          patients or prototypes, where ``group`` is stored

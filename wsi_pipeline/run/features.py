@@ -16,6 +16,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predict.features import EncodeOptions
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.results.export.features import Layout, feature_file, feature_files
+from wsi_pipeline.run.describe import describe_slide
 from wsi_pipeline.run.folder import Crew, Monitor, NoMonitor, RunOptions, run_journeys
 from wsi_pipeline.run.journeys import Journey, Leg
 from wsi_pipeline.run.lanes import Lane
@@ -25,7 +26,6 @@ from wsi_pipeline.run.one_features import (
     write_slide_features,
     write_store_features,
 )
-from wsi_pipeline.run.one_slide import describe_slide
 from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.run.work import finished_stages
 from wsi_pipeline.slide.inputs import SlideJob, find_slides

@@ -8,20 +8,24 @@ a bad one, is decided in ``slides.py``.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.files import file_checksum, locked, require_inside, restore_folder, set_aside
 from wsi_pipeline.predict.stored import predict_patches
-from wsi_pipeline.preprocess.doubts import find_doubts
 from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
 from wsi_pipeline.results.pictures import draw_qc
-from wsi_pipeline.results.slide_result import SlideResult
-from wsi_pipeline.results.views import PREDICTIONS_NAME, rule_of, write_views
+from wsi_pipeline.results.views import PREDICTIONS_NAME, write_views
+from wsi_pipeline.run.describe import (
+    describe_areas,
+    describe_predictions,
+    describe_slide,
+    join_doubts,
+)
 from wsi_pipeline.run.marks import Mark, Stage, find_damage, is_untouched, make_mark
-from wsi_pipeline.run.outcome import SlideOutcome, Status
+from wsi_pipeline.run.outcome import SlideOutcome
 from wsi_pipeline.run.records import clean_up
 from wsi_pipeline.run.work import (
     SlideOptions,
@@ -36,13 +40,12 @@ from wsi_pipeline.slide.open import slide_files
 from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.find import STORE_NAME
-from wsi_pipeline.types import Area
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wsi_pipeline.predict.trained import TrainedModel
-    from wsi_pipeline.types import Predictions, Progress, SlideRecords
+    from wsi_pipeline.types import Progress
 
 WAIT_SECONDS = 60
 """How long a step waits for the folder of a slide: the workers of a run that was killed end within
@@ -230,8 +233,8 @@ def predict_prepared(
         mark = make_mark(options.out, origin, files)
     return replace(
         outcome,
-        **_describe_predictions(predictions, model, options),
-        doubts=_joined(outcome.doubts, predictions),
+        **describe_predictions(predictions, model, options),
+        doubts=join_doubts(outcome.doubts, predictions),
         seconds=outcome.seconds | watch.seconds,
         files=outcome.files | files,
         stages=outcome.stages | {Stage.PREDICTIONS.value: mark},
@@ -305,9 +308,9 @@ def predict_unstored(
         }
     described = describe_slide(job, done.patches)
     return SlideOutcome(
-        **{**described, "doubts": _joined(described["doubts"], predictions)},
-        **_describe_predictions(predictions, model, options),
-        **_describe_areas(done.patches, predictions, options),
+        **{**described, "doubts": join_doubts(described["doubts"], predictions)},
+        **describe_predictions(predictions, model, options),
+        **describe_areas(done.patches, predictions, options),
         seconds=done.seconds | watch.seconds,
         files=options.relative(table | views),
         stages=stages,
@@ -352,7 +355,7 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
             views = options.relative(
                 write_views(table.parent, store, predictions, options.config.results)
             )
-            areas = _describe_areas(store, predictions, options)
+            areas = describe_areas(store, predictions, options)
             origin = exports_origin(outcome.stages[Stage.PREDICTIONS].made_from, options)
             stages[Stage.EXPORTS.value] = make_mark(options.out, origin, views)
             files |= views
@@ -363,72 +366,3 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
         files=outcome.files | files,
         stages=outcome.stages | stages,
     )
-
-
-def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
-    """Gather what a record says of a slide and its tiles."""
-    mpp_mm = patches.slide.mpp / 1000
-    width, height = patches.slide.size_wh
-    tissue = float((patches.areas == Area.TISSUE).mean()) if patches.areas.size else 0.0
-    return {
-        "slide_id": job.slide_id,
-        "path": job.shown,
-        "status": Status.DONE if patches.funnel().get("kept") else Status.EMPTY,
-        "slide": asdict(patches.slide),
-        "stain": _stain_record(patches),
-        "funnel": patches.funnel(),
-        "doubts": find_doubts(patches),
-        "tissue_mm2": tissue * width * height * mpp_mm**2,
-        "tile_mm2": (patches.pitch * mpp_mm) ** 2,
-        "labels": {
-            name: int((patches.label == index).sum())
-            for index, name in enumerate(patches.label_names)
-        },
-        "patient": next((name for name in patches.group if name != job.slide_id), ""),
-    }
-
-
-def _describe_areas(
-    records: SlideRecords, predictions: Predictions, options: SlideOptions
-) -> dict[str, Any]:
-    """Gather what a record says of classes: the areas that the heatmap shows."""
-    rule = rule_of(options.config.results)
-    result = SlideResult(records=records, found=predictions, rule=rule)
-    return {
-        "class_shares": result.class_shares,
-        "classified_mm2": sum(result.areas[0].class_mm2.values()),
-        "pieces": len(result.areas) - 1,
-    }
-
-
-def _joined(doubts: tuple[str, ...], predictions: Predictions) -> tuple[str, ...]:
-    """Join the doubts about a slide and those about what a model found on it, each once."""
-    return tuple(dict.fromkeys((*doubts, *predictions.doubts)))
-
-
-def _describe_predictions(
-    predictions: Predictions, model: TrainedModel, options: SlideOptions
-) -> dict[str, Any]:
-    """Gather what a record says of predictions."""
-    return {
-        "model": model.spec.name,
-        "class_colors": dict(zip(predictions.class_names, predictions.class_colors, strict=True)),
-        "device": _device(options),
-    }
-
-
-def _stain_record(store: SlideRecords) -> dict[str, Any]:
-    stain = store.stain
-    return {
-        "verdict": stain.verdict,
-        "reasons": list(stain.reasons),
-        "pixel_count": stain.pixel_count,
-        "names": list(stain.names),
-        "matrix": stain.matrix.to_dict(),
-    }
-
-
-def _device(options: SlideOptions) -> str:
-    from wsi_pipeline.inference import choose_devices
-
-    return choose_devices(options.config.predict.device)[0].type

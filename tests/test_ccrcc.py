@@ -324,7 +324,7 @@ def run_preprocess(folder: Path, role: str, name: str, *options: str) -> list[Pa
     out = folder / "stores" / name
     arguments = [
         "preprocess", str(folder / f"{role}.csv"), "--out", str(out), "--config", str(TILES),
-        "--quiet", *options,
+        "--quiet", "--allow-upsampling", *options,
     ]  # fmt: skip
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
@@ -391,7 +391,7 @@ def test_the_recipe_trains_on_stand_ins_and_tests(
     result = CliRunner().invoke(main, arguments)
 
     assert result.exit_code == 0, result.output
-    summary = json.loads(result.output)
+    summary = json.loads(result.stdout)
     assert summary["part"] == "test"
     assert 0 <= summary["balanced_accuracy"] <= 1
     evaluation = json.loads((prepared / "run" / "evaluation.json").read_text())

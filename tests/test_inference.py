@@ -261,8 +261,11 @@ def test_folding_changes_nothing_but_the_number_of_passes(stain_network: nn.Modu
 
     assert norms(stain_network) > 10
     assert norms(folded) == 0
-    other = 3 * torch.randn(5, 2, 32, 32)
-    torch.testing.assert_close(folded(other), stain_network(other), atol=1e-5, rtol=1e-5)
+    other = 3 * torch.randn(5, 2, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected, found = stain_network(other), folded(other)
+    # rounding is relative to the largest logit, not to one that happens to be near zero
+    atol = 1e-5 * float(expected.abs().max().clamp(min=1))
+    torch.testing.assert_close(found, expected, atol=atol, rtol=1e-5)
     assert all(torch.equal(before[k], v) for k, v in stain_network.state_dict().items())
 
 

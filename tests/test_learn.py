@@ -171,7 +171,7 @@ def test_neighbouring_tiles_do_not_judge_each_other() -> None:
         held = hold_out(rows, label, by, 2)
         return float((held.logits.argmax(axis=1) == label[held.row]).mean())
 
-    assert accuracy(rng.permutation(400)) > 0.95
+    assert accuracy(rng.permutation(400)) > 0.9
     assert accuracy(group) < 0.65
 
 

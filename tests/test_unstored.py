@@ -163,6 +163,7 @@ def test_command_writes_predictions_and_no_patches(
     assert sorted(path.name for path in folder.rglob("[!.]*")) == [
         "demo",
         "heatmap.png",
+        "heatmap_small.jpg",
         "predictions.geojson",
         "predictions.parquet",
     ]

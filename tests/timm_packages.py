@@ -10,6 +10,8 @@ torch and torchvision match.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +19,17 @@ import torch
 FOLDER = Path(sys.prefix) / "encoders"
 OPERATORS = ("nms", "qnms")
 _KEPT: list[torch.library.Library] = []  # definitions last as long as their library
+
+
+@contextmanager
+def path_without_timm() -> Iterator[None]:
+    """Leave the folder out of what a process that is started meanwhile can import."""
+    before = list(sys.path)
+    sys.path[:] = [path for path in before if path != str(FOLDER)]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def make_timm_importable() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import openslide
 import pytest
@@ -90,9 +91,15 @@ def test_every_level_equals_openslide(data_dir: Path, name: str) -> None:
                 rgba = np.asarray(other.read_region(corner, level, (SIDE, SIDE)))
                 theirs = np.empty(patch.shape, np.uint8)
                 composite_on_white(rgba, theirs)
-                near = np.abs(patch.astype(int) - theirs)
-                # OpenSlide interpolates where a downsample is not whole: up to 0.25 px here
-                assert near.mean() < (0.01 if level == 0 else 2.0), (level, xy)
+                if level == 0:
+                    assert np.abs(patch.astype(int) - theirs).mean() < 0.01, xy
+                    continue
+                # OpenSlide interpolates where a downsample is not whole: what is as fine as a pixel
+                # is blurred, and what is coarser must be the same
+                ours, theirs = (
+                    cv2.blur(picture, (5, 5)).astype(int) for picture in (patch, theirs)
+                )
+                assert np.abs(ours - theirs).mean() < 1.0, (level, xy)
 
 
 # --- mutated pyramids ---

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.trial import Result, Verdict, serve
+from tests.timm_packages import path_without_timm
 
 LIMIT_SECONDS = 30.0
 START_SECONDS = 120.0
@@ -26,7 +27,8 @@ class Reader:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, self._folder), daemon=True)
-        self._process.start()
+        with path_without_timm():
+            self._process.start()
         theirs.close()
 
     def read(self, name: str, seed: int) -> tuple[Result, Path | None]:

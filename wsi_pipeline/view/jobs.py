@@ -131,6 +131,7 @@ class Jobs:
         self._lock = Lock()
         self._running: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._told: int | None = None
 
     def start(self, recipe: str, epochs: int | None, slide_id: str) -> Job:
         """Start a training on all labels of the folder.
@@ -190,7 +191,11 @@ class Jobs:
     def stop(self, number: int) -> None:
         """Stop a training that is under way."""
         with self._lock:
-            if self._running == number and self._process is not None:
+            if self._running != number:
+                return
+            # kept as well, for the signal may come between two commands
+            self._told = number
+            if self._process is not None:
                 self._process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
@@ -253,8 +258,8 @@ class Jobs:
                     job = replace(job, step=step)
                     self._keep(job)
                     code = self._wait(command, log)
-                    if code:
-                        stopped = code in STOPPED_CODES
+                    if code or self._is_told(job):
+                        stopped = code in STOPPED_CODES or self._is_told(job)
                         job = replace(job, state="stopped" if stopped else "failed")
                         break
                 else:
@@ -266,14 +271,22 @@ class Jobs:
         with self._lock:
             self._running = self._process = None
 
+    def _is_told(self, job: Job) -> bool:
+        """Whether a training was told to stop."""
+        with self._lock:
+            return self._told == job.number
+
     def _wait(self, command: Sequence[str], log: BufferedWriter) -> int:
         log.write(f"$ {shlex.join(['wsi-pipeline', *command])}\n".encode())
         log.flush()
         with self._lock:
-            self._process = subprocess.Popen(
+            if self._told is not None and self._told == self._running:
+                return 128 + signal.SIGTERM
+            process = subprocess.Popen(
                 [*COMMAND, *command], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
             )
-        return self._process.wait()
+            self._process = process
+        return process.wait()
 
     def find(self, number: int) -> Job:
         """Find a training by its number.

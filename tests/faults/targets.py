@@ -322,7 +322,7 @@ def _make_checkpoint(path: Path) -> None:
 
 def _copy_example(name: str) -> Callable[[Path], None]:
     def copy(path: Path) -> None:
-        path.write_bytes((ROOT / "examples" / name).read_bytes())
+        path.write_bytes((ROOT / "models" / "wsi_models" / "recipes" / name).read_bytes())
 
     return copy
 

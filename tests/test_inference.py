@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import replace
 
@@ -255,18 +256,17 @@ def norms(network: nn.Module) -> int:
 
 @torch.no_grad()
 def test_folding_changes_nothing_but_the_number_of_passes(stain_network: nn.Module) -> None:
-    before = {name: value.clone() for name, value in stain_network.state_dict().items()}
+    # in double precision nothing but folding can tell the two apart
+    network = copy.deepcopy(stain_network).double()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
 
-    folded = fold_batch_norms(stain_network, torch.randn(2, 2, 32, 32))
+    folded = fold_batch_norms(network, torch.randn(2, 2, 32, 32).double())
 
-    assert norms(stain_network) > 10
+    assert norms(network) > 10
     assert norms(folded) == 0
-    other = 3 * torch.randn(5, 2, 32, 32, generator=torch.Generator().manual_seed(1))
-    expected, found = stain_network(other), folded(other)
-    # rounding is relative to the largest logit, not to one that happens to be near zero
-    atol = 1e-5 * float(expected.abs().max().clamp(min=1))
-    torch.testing.assert_close(found, expected, atol=atol, rtol=1e-5)
-    assert all(torch.equal(before[k], v) for k, v in stain_network.state_dict().items())
+    other = 3 * torch.randn(5, 2, 32, 32).double()
+    torch.testing.assert_close(folded(other), network(other), atol=1e-10, rtol=1e-10)
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
 def test_network_without_normalisation_is_not_run() -> None:

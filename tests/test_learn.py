@@ -164,14 +164,14 @@ def test_neighbouring_tiles_do_not_judge_each_other() -> None:
     rng = np.random.default_rng(3)
     group = np.repeat(np.arange(40), 10)
     label = rng.integers(0, 2, 40)[group]
-    noisy = (5 * rng.standard_normal((40, 30)))[group] + rng.standard_normal((400, 30))
+    noisy = (5 * rng.standard_normal((40, 60)))[group] + rng.standard_normal((400, 60))
     rows = noisy.astype(np.float32)
 
     def accuracy(by: np.ndarray) -> float:
         held = hold_out(rows, label, by, 2)
         return float((held.logits.argmax(axis=1) == label[held.row]).mean())
 
-    assert accuracy(rng.permutation(400)) > 0.9
+    assert accuracy(rng.permutation(400)) > 0.95
     assert accuracy(group) < 0.65
 
 

@@ -128,13 +128,16 @@ def test_a_model_of_a_pair_has_its_slides_unmixed_so() -> None:
 
 
 @pytest.mark.data
-def test_a_real_picture_of_dab_is_near_the_published_vectors_or_says_so(data_dir: Path) -> None:
+def test_a_real_picture_of_dab_has_its_brown_and_is_flagged_for_its_blue(data_dir: Path) -> None:
     picture = cv2.imread(str(data_dir / "stain" / "skimage_ihc_DAB.png"))
     assert picture is not None
     pixels = cv2.blur(picture[..., ::-1], (3, 3))[::2, ::2].reshape(-1, 3)
 
     found = estimate_stain_matrix(np.ascontiguousarray(pixels), H_DAB)
 
-    close = max(angles(found.matrix.vectors, VECTORS)) < 5
-    assert close or found.verdict is StainVerdict.FLAGGED
+    hematoxylin, chromogen = angles(found.matrix.vectors, VECTORS)
+    assert chromogen < 5 < hematoxylin < 8
+    assert found.verdict is StainVerdict.FLAGGED
+    assert len(found.reasons) == 1
+    assert found.reasons[0].startswith("hematoxylin")
     assert found.matrix.max_concentration.min() > 0.3

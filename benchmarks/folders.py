@@ -23,7 +23,7 @@ from pathlib import Path
 
 from wsi_pipeline.run.records import Records
 from wsi_pipeline.run.slides import RunOptions, run_slides
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import write_synthetic_slide
 
 SIDE_PX = 1024

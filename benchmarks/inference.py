@@ -37,7 +37,7 @@ from wsi_pipeline.predict.patches import predict_store
 from wsi_pipeline.predict.trained import TrainedEncoder
 from wsi_pipeline.predict.unstored import encode_directly, predict_directly
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.types import EncoderSpec, ModelSpec, PatchSpec
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from wsi_pipeline.config import PredictConfig, load_config
 from wsi_pipeline.models import load_model, model_defaults
 from wsi_pipeline.predict.patches import predict_store
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

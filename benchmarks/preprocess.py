@@ -25,7 +25,7 @@ from slides import COARSE, FINE, PYRAMID, TILE_PX, UNIT_PX, Coding, repeated_sli
 
 from wsi_pipeline.config import load_config
 from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import open_slide
 
 if TYPE_CHECKING:

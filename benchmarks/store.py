@@ -27,7 +27,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from wsi_pipeline.config import load_config
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.store.shards import COMPRESSOR, LEVEL, ShardLayout, write_shard_file
 
 SHARD_PATCHES = 256

@@ -31,7 +31,7 @@ from wsi_pipeline.config import (
     TileConfig,
 )
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import (
     CLASS_NAMES,
     default_stains,

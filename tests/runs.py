@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from wsi_pipeline.predict.trained import TrainedModel
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.types import ModelSpec
 
 

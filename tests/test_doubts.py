@@ -16,7 +16,7 @@ from wsi_pipeline.errors import StainEstimationError, UnsupportedSlideError
 from wsi_pipeline.preprocess.doubts import find_doubts
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.geometry import contradicts_objective
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.types import MppSource, SlideInfo
 
 if TYPE_CHECKING:

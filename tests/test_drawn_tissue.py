@@ -21,7 +21,8 @@ from wsi_pipeline.preprocess.drawn_tissue import fill_shapes, read_drawn_tissue
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.results.views import write_exports
-from wsi_pipeline.slide.inputs import SlideJob, find_slides
+from wsi_pipeline.slide.inputs import find_slides
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.types import Area, TissueMask
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from wsi_pipeline.predict.features import (
 )
 from wsi_pipeline.predict.trained import TrainedEncoder
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.stain import REFERENCE, fixed_stain_matrix, optical_density, unmixing_matrix
 from wsi_pipeline.types import EncoderSpec, StainMatrix
 

@@ -28,7 +28,7 @@ from wsi_pipeline.predict.explained import explain_store, map_patches
 from wsi_pipeline.predict.patches import predict_store
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.run.explain import clearest, explain_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import write_synthetic_slide
 from wsi_pipeline.types import StainExplanations
 

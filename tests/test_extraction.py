@@ -15,7 +15,7 @@ from wsi_pipeline.preprocess.extraction import Extraction, TileReader
 from wsi_pipeline.preprocess.given import read_given, recipe_of
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.preprocess.survey import survey_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import encode_he
 from wsi_pipeline.stopwatch import Stopwatch

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError, SlideReadError
-from wsi_pipeline.slide.inputs import Share, SlideJob, find_slides, slide_stem
+from wsi_pipeline.slide.ids import slide_stem
+from wsi_pipeline.slide.inputs import find_slides
+from wsi_pipeline.slide.job import Share, SlideJob
 from wsi_pipeline.slide.open import open_slide
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from wsi_models.errors import TrainingError
 from wsi_models.recipes import find_recipe, recipe_names
-from wsi_models.splits import SplitConfig, describe_gaps, split_by_group
+from wsi_models.split_gaps import describe_gaps
+from wsi_models.splits import SplitConfig, split_by_group
 
 from tests.test_report import Page
 from wsi_pipeline.run.labels import count_labels, judge_labels, name_patients

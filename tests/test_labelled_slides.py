@@ -16,7 +16,8 @@ from wsi_pipeline.config import PipelineConfig, dump_config, load_config
 from wsi_pipeline.errors import AnnotationError, ConfigError, StoreError, StoreExistsError
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.run.one_store import predict_slide
-from wsi_pipeline.slide.inputs import SlideJob, find_slides
+from wsi_pipeline.slide.inputs import find_slides
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.store import PatchStore
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from wsi_pipeline.results.class_map import ClassRule
 from wsi_pipeline.results.finished import Finished
 from wsi_pipeline.results.views import draw_heatmap
 from wsi_pipeline.run.one_store import Predicted, predict_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.store.find import find_stores
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.models import load_model
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.store.features import find_features, read_features
 from wsi_pipeline.synthetic import write_synthetic_slide
 from wsi_pipeline.tissue import make_segmenter

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from wsi_pipeline.cli import main
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.pseudonyms import pseudonymise
 from wsi_pipeline.store import PatchStore
 

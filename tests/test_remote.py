@@ -23,7 +23,7 @@ from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.run.outcome import RunReport, Status
 from wsi_pipeline.run.remote import RemoteFolder
 from wsi_pipeline.run.slides import RunOptions, run_slides
-from wsi_pipeline.slide.inputs import Share
+from wsi_pipeline.slide.job import Share
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide

@@ -18,7 +18,8 @@ from wsi_pipeline.errors import ConfigError, SchedulerError
 from wsi_pipeline.run.outcome import RunReport, SlideOutcome, Status
 from wsi_pipeline.run.report import republish_report
 from wsi_pipeline.run.slides import NoMonitor, RunOptions, run_slides
-from wsi_pipeline.slide.inputs import Share, SlideJob, find_slides
+from wsi_pipeline.slide.inputs import find_slides
+from wsi_pipeline.slide.job import Share, SlideJob
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from wsi_pipeline.errors import (
     UnsupportedSlideError,
 )
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.stain import encode_he, unmix
 from wsi_pipeline.store import PatchStore, StoreWriter

@@ -13,7 +13,7 @@ from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.identity import decisive, differences, recipe_hash
 

@@ -14,7 +14,7 @@ from wsi_pipeline.errors import ConfigError, ModelOutputError
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.registry import Registry
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.tissue import make_segmenter, segment_overview, segmenters
 from wsi_pipeline.types import Area
 

@@ -24,7 +24,7 @@ from wsi_pipeline.predict.unstored import predict_directly
 from wsi_pipeline.preprocess.extraction import TileReader
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.types import ModelSpec, NoProgress
 

@@ -16,7 +16,7 @@ from wsi_pipeline.errors import OutputError, ReportError
 from wsi_pipeline.run.outcome import Status
 from wsi_pipeline.run.slides import RunOptions, run_slides
 from wsi_pipeline.run.verify import verify_folder
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.types import NoProgress
 
 if TYPE_CHECKING:

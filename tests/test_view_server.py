@@ -24,7 +24,7 @@ from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.attention import TileAttention, write_attention_table
 from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.run.outcome import RunReport
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import unmix
 from wsi_pipeline.store import PatchStore

@@ -22,7 +22,7 @@ from tests.runs import bluer
 from wsi_pipeline.config import load_config
 from wsi_pipeline.predict.trained import TrainedEncoder
 from wsi_pipeline.run.slides import RunOptions, run_slides
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.types import EncoderSpec
 
 if TYPE_CHECKING:

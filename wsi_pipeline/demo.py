@@ -15,7 +15,7 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.run.slides import RunOptions, run_slides
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import SyntheticTruth, write_synthetic_slide
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.models import load_encoder, model_defaults
 from wsi_pipeline.predict.patches import extract_features
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import Content, write_synthetic_slide
 from wsi_pipeline.types import NoProgress
 

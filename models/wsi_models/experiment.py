@@ -32,7 +32,8 @@ from wsi_models.parts.imagenet import WeightsError
 from wsi_models.publish import Learned, publish_bundle
 from wsi_models.recipe import RECIPE_FILE, Recipe, differing_keys, read_saved_recipe
 from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_features, predict_logits
-from wsi_models.splits import Split, describe_gaps, load_split, split_by_group
+from wsi_models.split_gaps import describe_gaps
+from wsi_models.splits import Split, load_split, split_by_group
 from wsi_models.train import Progress, Task, check, train
 
 if TYPE_CHECKING:

@@ -175,11 +175,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
         row |= _validate(task, fabric)
         _advance(schedule, row.get("validation_loss", row["loss"]))
         row["best"] = _is_better(row, progress)
-        progress.history.append({**row, "seconds": round(time.perf_counter() - begin, 2)})
-        progress.epoch = epoch
-        if row["best"]:
-            progress.best_epoch = epoch
-            progress.best_accuracy = row.get("validation_balanced_accuracy")
+        _record(progress, row, time.perf_counter() - begin)
         if fabric.is_global_zero:
             _save(task, progress, optimizer, schedule)
             write_history(out, progress.history)
@@ -307,6 +303,15 @@ def _is_better(row: dict[str, Any], progress: Progress) -> bool:
     return bool(
         row["validation_loss"] < progress.history[progress.best_epoch - 1]["validation_loss"]
     )
+
+
+def _record(progress: Progress, row: dict[str, Any], seconds: float) -> None:
+    """Add an epoch that ended."""
+    progress.history.append({**row, "seconds": round(seconds, 2)})
+    progress.epoch = row["epoch"]
+    if row["best"]:
+        progress.best_epoch = row["epoch"]
+        progress.best_accuracy = row.get("validation_balanced_accuracy")
 
 
 def _validate(task: Task, fabric: Fabric) -> dict[str, float]:

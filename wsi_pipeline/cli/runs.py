@@ -16,13 +16,14 @@ from wsi_pipeline.cli.display import run_display
 from wsi_pipeline.cli.options import Command, output_options
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.run.outcome import Status
-from wsi_pipeline.slide.inputs import Share, find_slides
+from wsi_pipeline.slide.inputs import find_slides
+from wsi_pipeline.slide.job import Share
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import PipelineConfig
     from wsi_pipeline.predict.trained import TrainedModel
     from wsi_pipeline.run.outcome import RunReport, SlideOutcome
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
 
 BUCKET_SCHEME = "s3://"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.predict.slide_patches import SlidePatches
     from wsi_pipeline.predict.trained import TrainedEncoder
     from wsi_pipeline.predict.unstored import DirectFeatures
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
     from wsi_pipeline.store import PatchStore
     from wsi_pipeline.types import EncoderSpec, Progress, StainMatrix
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_pipeline.config import PipelineConfig
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
     from wsi_pipeline.stopwatch import Stopwatch
     from wsi_pipeline.store import StoreHeader
     from wsi_pipeline.types import SlideInfo, StainEstimate, TileGrid, TissueMask

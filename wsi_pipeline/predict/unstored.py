@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from wsi_pipeline.config import PipelineConfig
     from wsi_pipeline.predict.trained import TrainedEncoder
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
     from wsi_pipeline.types import (
         ModelSpec,
         PatchSpec,

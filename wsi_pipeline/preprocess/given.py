@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from wsi_pipeline.annotations import Annotation
     from wsi_pipeline.config import PipelineConfig
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
     from wsi_pipeline.types import SlideInfo
 
 

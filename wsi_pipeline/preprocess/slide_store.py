@@ -23,7 +23,7 @@ from wsi_pipeline.types import NoProgress, Progress
 
 if TYPE_CHECKING:
     from wsi_pipeline.config import PipelineConfig
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from wsi_pipeline.store.find import STORE_NAME
 if TYPE_CHECKING:
     from wsi_pipeline.run.outcome import SlideOutcome
     from wsi_pipeline.run.work import SlideOptions
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
 
 SAME_PATCHES = ("recipe", "fingerprint", "content")
 """What decides patches, wherever their slide lies."""

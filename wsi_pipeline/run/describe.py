@@ -14,7 +14,7 @@ from wsi_pipeline.types import Area
 if TYPE_CHECKING:
     from wsi_pipeline.predict.trained import TrainedModel
     from wsi_pipeline.run.work import SlideOptions
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
     from wsi_pipeline.types import Predictions, SlideRecords
 
 

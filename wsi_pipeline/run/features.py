@@ -28,7 +28,8 @@ from wsi_pipeline.run.one_features import (
 )
 from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.run.work import finished_stages
-from wsi_pipeline.slide.inputs import SlideJob, find_slides
+from wsi_pipeline.slide.inputs import find_slides
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.find import STORE_NAME, name_stores
 from wsi_pipeline.store.identity import recipe_hash

@@ -32,7 +32,7 @@ from wsi_pipeline.run.remote import RemoteFolder
 from wsi_pipeline.run.report import RECORD_NAME, Publisher
 from wsi_pipeline.run.timing import Means, time_run
 from wsi_pipeline.run.work import SlideOptions
-from wsi_pipeline.slide.inputs import Share
+from wsi_pipeline.slide.job import Share
 from wsi_pipeline.store import package_versions
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from wsi_pipeline.store.features import describe_features
 if TYPE_CHECKING:
     from wsi_pipeline.config import PipelineConfig
     from wsi_pipeline.predict.unstored import DirectFeatures
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
     from wsi_pipeline.store import PatchStore
     from wsi_pipeline.types import Progress
 

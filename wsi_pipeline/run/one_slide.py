@@ -35,7 +35,7 @@ from wsi_pipeline.run.work import (
     predictions_origin,
     store_origin,
 )
-from wsi_pipeline.slide.inputs import SlideJob
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import slide_files
 from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store import PatchStore

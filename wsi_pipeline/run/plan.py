@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.run.lanes import Tools
     from wsi_pipeline.run.records import Records
     from wsi_pipeline.run.work import SlideOptions
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
 
 
 class Planner:

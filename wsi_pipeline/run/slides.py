@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.run.journeys import Journey
     from wsi_pipeline.run.outcome import RunReport
     from wsi_pipeline.run.records import Records
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
 
 __all__ = ["Monitor", "NoMonitor", "RunOptions", "run_slides"]
 

@@ -19,7 +19,7 @@ from wsi_pipeline.store.identity import recipe_hash
 if TYPE_CHECKING:
     from wsi_pipeline.predict.trained import TrainedModel
     from wsi_pipeline.run.outcome import SlideOutcome
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

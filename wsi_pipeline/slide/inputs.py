@@ -5,26 +5,19 @@ No slide is opened here; whether a file is a readable slide is found out when it
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from wsi_files import UnreadableError
-from wsi_files.tables import read_table
-from wsi_pipeline.config import MAX_MPP, MIN_MPP
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.slide.ids import readable, slide_stem
+from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.readers.dicom import dicom_files, one_per_series, series_uid
 from wsi_pipeline.slide.readers.registry import foreign_suffixes
-
-if TYPE_CHECKING:
-    from wsi_files.tables import Row
-    from wsi_pipeline.slide.pseudonyms import Redaction
+from wsi_pipeline.slide.slide_table import read_slide_table
 
 SLIDE_SUFFIXES = frozenset(
     {
@@ -36,21 +29,8 @@ SLIDE_SUFFIXES = frozenset(
 often hold thumbnails and labels beside them."""
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
-COLUMNS = ("path", "mpp", "slide_id", "roi", "labels", "tissue_mask", "group")
-"""Of a slide table; ``path`` must be there."""
 
-OTHER_NAMES = {"slide_mpp": "mpp", "patient": "group", "case_id": "group"}
-"""What people call these columns after an option, or in tables of labels."""
-
-_FIRST = re.compile(r"\A.", re.DOTALL)
-_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\udc80-\udcff]")
 _DICOM = ".dcm"
-VIEWS = frozenset({"run.json", "index.html", "summary.csv"})
-"""Files that a run keeps beside the folders of its slides."""
-
-MAX_ID_BYTES = 250
-"""What file systems take as the name of a folder, less a little."""
-
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -60,97 +40,6 @@ MASK_SUFFIXES = (".geojson", ".json", ".xml", ".png", ".tif", ".tiff")
 
 ANNOTATION_SUFFIXES = (".geojson", ".json", ".xml")
 """How annotation files of a folder may end; the first that exists is read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """One of several equal parts of a list of slides.
-
-    Attributes
-    ----------
-    index : int
-        Which part, from 0.
-    count : int
-        How many parts there are.
-    """
-
-    index: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ConfigError(
-                f"shard index {self.index} of {self.count} shards does not exist; they count "
-                f"from 0 to {self.count - 1} (sbatch --array=0-{self.count - 1})"
-            )
-
-    def of(self, jobs: Sequence[SlideJob]) -> list[SlideJob]:
-        """Return every ``count``-th slide: each is in one part, and parts differ by one slide."""
-        return list(jobs[self.index :: self.count])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlideJob:
-    """One slide to process.
-
-    Attributes
-    ----------
-    path : Path
-        The file, or the folder of a DICOM series.
-    slide_id : str
-        Names the folder of its results; unique among the jobs of a run.
-    mpp : float or None
-        Resolution from the slide table, um/px.
-    roi : Path or None
-        Annotation file whose polygons bound the tiles.
-    labels : Path or None
-        Annotation file whose areas give the tiles their classes.
-    tissue_mask : Path or None
-        Annotation file or picture that says where the tissue is.
-    group : str or None
-        Patient, from the slide table.
-    redaction : Redaction or None
-        Takes names out of what results say of the slide; None if they may be said.
-    """
-
-    path: Path
-    slide_id: str
-    mpp: float | None = None
-    roi: Path | None = None
-    labels: Path | None = None
-    tissue_mask: Path | None = None
-    group: str | None = None
-    redaction: Redaction | None = None
-
-    def __post_init__(self) -> None:
-        problem = _wrong_with(self.slide_id) if self.slide_id else None
-        if problem is not None:
-            raise ConfigError(
-                f"slide id {self.slide_id!r} {problem}; it names the folder of the slide's "
-                f"results: give another slide_id in a CSV table"
-            )
-
-    @property
-    def shown(self) -> str:
-        """Path as results say it, in text that every file can hold."""
-        if self.redaction is not None:
-            return self.slide_id
-        return str(self.path).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _wrong_with(slide_id: str) -> str | None:
-    """Say why a slide id cannot be the name of a folder among the results, if so."""
-    if "/" in slide_id or os.sep in slide_id:
-        return "holds a path"
-    if slide_id.startswith("."):
-        return "begins with a dot"
-    if _NO_TEXT.search(slide_id):
-        return "holds what is no text"
-    if slide_id.casefold() in VIEWS:
-        return "is the name of a file of the run"
-    if len(slide_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
-        return f"is longer than {MAX_ID_BYTES} bytes"
-    return None
 
 
 def find_slides(
@@ -220,7 +109,7 @@ def _every_job(inputs: Sequence[str]) -> list[SlideJob]:
 def _expand(name: str) -> list[SlideJob]:
     path = Path(name)
     if path.suffix.lower() in TABLE_SUFFIXES:
-        return _read_table(path)
+        return read_slide_table(path)
     try:
         slides = _named(path, name)
     except OSError as error:
@@ -309,68 +198,6 @@ def _join_instances(files: Sequence[Path]) -> list[Path]:
     return joined
 
 
-def _read_table(path: Path) -> list[SlideJob]:
-    try:
-        table = read_table(path, OTHER_NAMES)
-        table.require(["path"], f"columns are {', '.join(COLUMNS)}")
-        table.require_no_others(COLUMNS)
-        jobs = [(row, _read_row(path.parent, row)) for row in table.rows]
-        for row, job in jobs:
-            _require_name(row, job)
-    except UnreadableError as error:
-        raise ConfigError(f"slide table {error}") from error
-    if not jobs:
-        raise ConfigError(f"slide table {path} names no slide; add a line for each")
-    _require_own_names(jobs)
-    return [job for _, job in jobs]
-
-
-def _read_row(folder: Path, row: Row) -> SlideJob:
-    path = folder / row.required("path", "name the slide file, or remove the line")
-    mpp = row.number("mpp")
-    if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
-        raise row.wrong(
-            "mpp",
-            f"{mpp:g} um/px must be above 0 and a resolution of slides, {MIN_MPP:g} to {MAX_MPP:g}",
-        )
-    roi, labels, mask = row.text("roi"), row.text("labels"), row.text("tissue_mask")
-    return SlideJob(
-        path=path,
-        slide_id=row.text("slide_id") or "",
-        mpp=mpp,
-        roi=None if roi is None else folder / roi,
-        labels=None if labels is None else folder / labels,
-        tissue_mask=None if mask is None else folder / mask,
-        group=row.text("group"),
-    )
-
-
-def _require_name(row: Row, job: SlideJob) -> None:
-    """Refuse what no file system takes for a name."""
-    for column, path in (("path", job.path), ("roi", job.roi), ("labels", job.labels)):
-        try:
-            if path is not None:
-                path.lstat()
-        except OSError as error:
-            # a file that is missing fails when its turn comes, with the others done
-            if error.errno == errno.ENAMETOOLONG:
-                raise row.wrong(column, f"{str(path)[:80]}... is too long for a name") from error
-
-
-def _require_own_names(jobs: Sequence[tuple[Row, SlideJob]]) -> None:
-    """Refuse two lines of one name: of the results only the last would be left."""
-    lines: dict[str, Row] = {}
-    for row, job in jobs:
-        name = job.slide_id or str(job.path)
-        if name in lines:
-            column = "slide_id" if job.slide_id else "path"
-            raise ConfigError(
-                f"slide table {row.where}, column {column}: {name!r} and the same in "
-                f"{lines[name].where} occur twice; give each its own slide_id"
-            )
-        lines[name] = row
-
-
 def _with_unique_ids(jobs: Sequence[SlideJob]) -> list[SlideJob]:
     """Name each slide by its stem; where stems repeat, by its file, or its folder and file."""
     named = list(jobs)
@@ -399,37 +226,15 @@ def _require_ids(jobs: list[SlideJob]) -> list[SlideJob]:
 
 
 def _by_stem(path: Path) -> str:
-    return _readable(slide_stem(path))
+    return readable(slide_stem(path))
 
 
 def _by_file(path: Path) -> str:
-    return _readable(path.name)
+    return readable(path.name)
 
 
 def _by_folder(path: Path) -> str:
-    return _readable(f"{path.absolute().parent.name}_{slide_stem(path)}")
-
-
-def _readable(name: str) -> str:
-    """Write what is no text, such as bytes of names from other systems, as ``%ff``.
-
-    So is the first letter of names that results cannot have, such as ``..`` of a file ``...tif``.
-    """
-    decoded = os.fsencode(name).decode("utf-8", "surrogateescape")
-    text = _NO_TEXT.sub(_escape, decoded)
-    return _FIRST.sub(_escape, text) if text.startswith(".") or text.casefold() in VIEWS else text
-
-
-def _escape(found: re.Match[str]) -> str:
-    return f"%{ord(found[0]) & 0xFF:02x}"
-
-
-def slide_stem(path: Path) -> str:
-    """Return the file name without its slide suffixes: ``a.ome.tif`` gives ``a``."""
-    if path.is_dir():
-        return path.name
-    stem = path.stem
-    return stem[: -len(".ome")] if stem.lower().endswith(".ome") else stem
+    return readable(f"{path.absolute().parent.name}_{slide_stem(path)}")
 
 
 def _file_for(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wsi_pipeline.config import ReadConfig
 from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slide.geometry import level_for_mpp
-from wsi_pipeline.slide.inputs import slide_stem
+from wsi_pipeline.slide.ids import slide_stem
 from wsi_pipeline.slide.readers import Reader, open_reader
 from wsi_pipeline.slide.readers.dicom import series_files
 from wsi_pipeline.slide.readers.resolution import resolve_mpp

@@ -17,7 +17,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import replace_atomically
 
 if TYPE_CHECKING:
-    from wsi_pipeline.slide.inputs import SlideJob
+    from wsi_pipeline.slide.job import SlideJob
 
 COLUMNS = ("kind", "pseudonym", "name")
 SLIDE, PATIENT = "slide", "patient"

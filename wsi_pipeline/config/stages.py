@@ -1,40 +1,33 @@
-"""The configuration: one frozen model per stage, read from and written to TOML.
+"""What can be set: one frozen model per stage of the flow.
 
 Help, unit, default and range of every option stand here and nowhere else; the command line is
-generated from the fields. A flag beats the TOML file, which beats the default.
+generated from the fields.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import tomli_w
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from wsi_pipeline.config.choices import (
+    HeValues,
+    LabelMode,
+    LabelTiles,
+    Overlaps,
+    Precision,
+    ReaderName,
+    SmallPolygons,
+    Unmapped,
 )
-
-from wsi_files import UnreadableError
-from wsi_files.settings import explain_invalid
-from wsi_files.settings import read_toml as read_any_toml
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.registry import Registry
 from wsi_pipeline.types import StainPair
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIN_MPP, MAX_MPP = 0.01, 1000.0
 """What a resolution of slides can be, um/px: past both ends it is a slip of the unit, and work on
 it would not end."""
-
 
 READERS: Registry[Any] = Registry(
     "slide reader",
@@ -46,67 +39,6 @@ READERS: Registry[Any] = Registry(
 )
 """The readers of slides, in the order in which they are asked: decoding TIFF tiles directly is
 several times faster, OpenSlide opens nearly everything, and installed packages open the rest."""
-
-
-class ReaderName(StrEnum):
-    """Which of our readers opens a slide."""
-
-    AUTO = "auto"
-    TIFF = "tiff"
-    OPENSLIDE = "openslide"
-
-
-class HeValues(StrEnum):
-    """How H/E concentrations are stored."""
-
-    UINT8 = "uint8"
-    FLOAT16 = "float16"
-
-
-class Precision(StrEnum):
-    """Arithmetic of inference."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
-
-
-class LabelMode(StrEnum):
-    """How tiles get the class of an annotated area."""
-
-    CENTRE = "centre"
-    MAJORITY = "majority"
-    CONTAINMENT = "containment"
-
-
-class LabelTiles(StrEnum):
-    """Which tiles are kept where a slide is annotated."""
-
-    LABELLED = "labelled"
-    OUTSIDE = "outside"
-    ALL = "all"
-
-
-class SmallPolygons(StrEnum):
-    """What is done about areas of a few tiles."""
-
-    ADAPTIVE = "adaptive"
-    STRICT = "strict"
-
-
-class Overlaps(StrEnum):
-    """What is done about tiles in areas of several classes."""
-
-    PRIORITY = "priority"
-    BOTH = "both"
-
-
-class Unmapped(StrEnum):
-    """What is done about annotated areas of no known class."""
-
-    ERROR = "error"
-    IGNORE = "ignore"
 
 
 class StageConfig(BaseModel):
@@ -400,83 +332,3 @@ class PipelineConfig(StageConfig):
     def preprocessing(self) -> dict[str, Any]:
         """Return the part that decides the content of a patch store, as plain values."""
         return self.model_dump(mode="json", exclude={"predict", "results"})
-
-
-def load_config(
-    path: Path | None = None,
-    overrides: dict[str, dict[str, Any]] | None = None,
-    base: dict[str, dict[str, Any]] | None = None,
-) -> PipelineConfig:
-    """Read a configuration.
-
-    Parameters
-    ----------
-    path : Path or None
-        TOML file with a table per stage; every key may be left out.
-    overrides : dict of dict or None
-        Values that beat the file, by stage and key.
-    base : dict of dict or None
-        Values that the file beats, by stage and key.
-
-    Returns
-    -------
-    PipelineConfig
-        The resolved configuration.
-
-    Raises
-    ------
-    ConfigError
-        If the file is not TOML, or a key or value is not valid.
-    """
-    file_values = read_toml(path) if path is not None else {}
-    merged: dict[str, dict[str, Any]] = {}
-    for layer in (base or {}, file_values, overrides or {}):
-        for stage, keys in layer.items():
-            if not isinstance(keys, dict):
-                raise ConfigError(f"{path}: {stage} must be a table of options, got {keys!r}")
-            merged.setdefault(stage, {}).update(keys)
-    try:
-        return PipelineConfig.model_validate(merged)
-    except ValidationError as error:
-        where = "" if path is None else f"{path}: "
-        raise ConfigError(
-            f"{where}{explain_invalid(error, 'configuration')}. See 'wsi-pipeline config show' for "
-            f"every key."
-        ) from error
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be read.
-    """
-    try:
-        return read_any_toml(path)
-    except UnreadableError as error:
-        raise ConfigError(str(error)) from error
-
-
-def dump_config(config: PipelineConfig) -> str:
-    """Write a configuration as TOML, with the help of each option as a comment."""
-    lines: list[str] = []
-    for stage in PipelineConfig.model_fields:
-        part: StageConfig = getattr(config, stage)
-        values = part.model_dump(mode="json")
-        lines.append(f"[{stage}]")
-        for key, field in type(part).model_fields.items():
-            lines.append(f"# {field.description}")
-            lines += _toml_lines(key, values[key])
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _toml_lines(key: str, value: Any) -> list[str]:  # noqa: ANN401 -- any option
-    """Write one option; tables as dotted keys, so that the stage's own table goes on after them."""
-    if value is None or value == {}:
-        return [f"# {key} ="]
-    if isinstance(value, dict):
-        return [f"{key}.{tomli_w.dumps({name: part}).rstrip()}" for name, part in value.items()]
-    return [tomli_w.dumps({key: value}).rstrip()]

@@ -1,0 +1,55 @@
+"""The configuration: one frozen model per stage, read from and written to TOML."""
+
+from wsi_pipeline.config.choices import (
+    HeValues,
+    LabelMode,
+    LabelTiles,
+    Overlaps,
+    Precision,
+    ReaderName,
+    SmallPolygons,
+    Unmapped,
+)
+from wsi_pipeline.config.stages import (
+    MAX_MPP,
+    MIN_MPP,
+    READERS,
+    LabelConfig,
+    PipelineConfig,
+    PredictConfig,
+    ReadConfig,
+    ResultsConfig,
+    StageConfig,
+    StainConfig,
+    StoreConfig,
+    TileConfig,
+    TissueConfig,
+)
+from wsi_pipeline.config.toml import dump_config, load_config, read_toml
+
+__all__ = [
+    "MAX_MPP",
+    "MIN_MPP",
+    "READERS",
+    "HeValues",
+    "LabelConfig",
+    "LabelMode",
+    "LabelTiles",
+    "Overlaps",
+    "PipelineConfig",
+    "Precision",
+    "PredictConfig",
+    "ReadConfig",
+    "ReaderName",
+    "ResultsConfig",
+    "SmallPolygons",
+    "StageConfig",
+    "StainConfig",
+    "StoreConfig",
+    "TileConfig",
+    "TissueConfig",
+    "Unmapped",
+    "dump_config",
+    "load_config",
+    "read_toml",
+]

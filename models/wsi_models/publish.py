@@ -110,7 +110,7 @@ def publish_bundle(
         std=std,
         training=TrainingFacts(
             loss=recipe.method.describe_loss(),
-            data=_describe_data(task),
+            data=_describe_data(recipe, task),
             seed=recipe.train.seed,
             metrics=_metrics(progress, learned.evaluation),
         ),
@@ -143,7 +143,7 @@ def write_card(
 
 {_describe_outputs(task)}
 
-**Data.** {_describe_data(task)} Its licence and its limits are those of that data.
+**Data.** {_describe_data(recipe, task)} Its licence and its limits are those of that data.
 
 **Training.** Method `{recipe.method.method}`, seed {recipe.train.seed}; epoch {progress.best_epoch}
 of {progress.epoch} was kept, {_describe_choice(progress)}.
@@ -229,7 +229,12 @@ def _describe_judging(task: Task) -> str:
     )
 
 
-def _describe_data(task: Task) -> str:
+def _describe_data(recipe: Recipe, task: Task) -> str:
+    about = "" if recipe.images is None else f"{recipe.images.about} "
+    return f"{about}{_describe_parts(task)}"
+
+
+def _describe_parts(task: Task) -> str:
     split, source = task.split, task.source
     if not source.classes:
         groups = len(split.groups["train"])

@@ -53,11 +53,32 @@ class ClassesConfig(_Part):
     )
 
 
+class ImagesConfig(_Part):
+    """A set of labelled images that a recipe is for, as it is downloaded."""
+
+    about: str = Field(
+        min_length=1, description="What the images are, whose, and their licence; for the card."
+    )
+    mpp: float = Field(gt=0, allow_inf_nan=False, description="Resolution of the images, um/px.")
+    patch_px: int | None = Field(
+        None, ge=8, le=4096, description="Side of the patches, px; that of the images if not given."
+    )
+    group_column: str | None = Field(
+        None, description="Column of their table with the patient, slide or prototype."
+    )
+    group_pattern: str | None = Field(
+        None, description="Regular expression that finds the patient or slide in their names."
+    )
+
+
 class Recipe(_Part):
     """Everything a training run depends on besides its patches."""
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Names the bundle and its predictions."
+    )
+    images: ImagesConfig | None = Field(
+        None, description="How the images become patches that 'train --images' names."
     )
     classes: ClassesConfig = ClassesConfig()
     split: SplitConfig = SplitConfig()
@@ -91,7 +112,8 @@ def load_recipe(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = 
     Parameters
     ----------
     path : Path
-        TOML file with ``name`` and the tables ``classes``, ``split``, ``train`` and ``method``.
+        TOML file with ``name`` and the tables ``images``, ``classes``, ``split``, ``train`` and
+        ``method``.
     overrides : mapping of mapping or None
         Values that beat the file, by table and key.
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_pipeline.cli.console import explained_errors, print_json
+from wsi_pipeline.cli.console import explained_errors, print_json, progress_bars
 from wsi_pipeline.cli.training import data_options, training_errors
+from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
     from wsi_models.experiment import Outcome
+    from wsi_models.recipe import ImagesConfig, Recipe
 
 
 @click.command()
 @click.argument("recipe")
-@data_options
+@data_options(required=False)
+@click.option(
+    "--images",
+    type=click.Path(exists=True, path_type=Path),
+    help="Instead of --data: a set of labelled images as it is downloaded, a folder or zip, for a "
+    "recipe that says how it becomes patches. They are kept as OUT/images.zarr.",
+)
 @click.option(
     "--out",
     required=True,
@@ -48,10 +58,13 @@ def train(recipe: str, out: Path, as_json: bool, quiet: bool, **values: Any) -> 
         wsi-pipeline train class_m --data results/ --out runs/first
         wsi-pipeline train class_m --data tiles.zarr --out runs/first --resume
         wsi-pipeline train my_recipe.toml --data results/ --out runs/second
+    From a set of images to a model of real tissue, in one command:
+        wsi-pipeline train nct_crc --images NCT-CRC-HE-100K-NONORM.zip --out runs/crc
     On several GPUs:
         torchrun --nproc-per-node 4 --no-python wsi-pipeline train class_m --data ...
 
-    RECIPE is a TOML file or one that comes with the package: class_m and class_m_small; supervised
+    RECIPE is a TOML file or one that comes with the package: class_m and class_m_small; nct_crc and
+    kather_2016; supervised
     and vit; fixmatch, mixmatch, s5cl and tear; clusiam, clubyol, simclr, barlow, mocov3 and swav.
     'wsi-pipeline config recipe class_m' prints one, to begin your own with.
 
@@ -94,12 +107,46 @@ def _run(name: str, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcom
     settle_threads()
     recipe = load_recipe(find_recipe(name), _overrides(values))
     fabric = launch(values["device"], recipe.train.precision)
-    source = load_data(
-        values["data"], recipe.classes.names, recipe.classes.labels, values["memory_gib"]
-    )
+    stores = _stores(recipe, out, values, fabric, quiet=quiet)
+    source = load_data(stores, recipe.classes.names, recipe.classes.labels, values["memory_gib"])
     with epoch_lines(quiet) as listener:
         start = Start(resume=values["resume"], split_file=values["split_file"], listener=listener)
         return run_experiment(recipe, source, out, fabric, start)
+
+
+def _stores(
+    recipe: Recipe, out: Path, values: dict[str, Any], fabric: Fabric, *, quiet: bool
+) -> Sequence[Path]:
+    """Name the patch stores: those given, or the one that the first process makes of images."""
+    stores: Sequence[Path] = values["data"]
+    images: Path | None = values["images"]
+    if (images is None) == (not stores):
+        raise ConfigError("give either patch stores (--data) or a set of images (--images)")
+    if images is None:
+        return stores
+    if recipe.images is None:
+        raise ConfigError(
+            f"recipe {recipe.name} does not say how images become patches: add a table [images] "
+            f"with about and mpp, or use 'wsi-pipeline ingest {images}' and --data"
+        )
+    path = out / "images.zarr"
+    if fabric.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
+        _ingest(images, path, recipe.images, quiet=quiet)
+    fabric.barrier()
+    return [path]
+
+
+def _ingest(images: Path, path: Path, said: ImagesConfig, *, quiet: bool) -> None:
+    from wsi_pipeline.config import PipelineConfig
+    from wsi_pipeline.preprocess.image_store import IngestOptions, ingest_images
+    from wsi_pipeline.preprocess.labelled_images import TableColumns, find_images
+
+    columns = TableColumns(group=said.group_column)
+    found = find_images(images, columns, group_pattern=said.group_pattern)
+    options = IngestOptions(mpp=said.mpp, patch_px=said.patch_px)
+    with progress_bars(quiet) as progress:
+        ingest_images(found, path, options, PipelineConfig(), progress=progress)
 
 
 def _overrides(values: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -17,12 +17,22 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def data_options(command: Command) -> Command:
-    """Give a command its patch stores and its device."""
-    decorators = [
+def data_options(*, required: bool = True) -> Callable[[Command], Command]:
+    """Give a command its patch stores, which may be left out if not required, and its device."""
+
+    def add(command: Command) -> Command:
+        for decorate in reversed(_data_options(required=required)):
+            command = decorate(command)
+        return command
+
+    return add
+
+
+def _data_options(*, required: bool) -> list[Callable[[Command], Command]]:
+    return [
         click.option(
             "--data",
-            required=True,
+            required=required,
             multiple=True,
             type=click.Path(exists=True, path_type=Path),
             help="Patch store, or a folder of results: then every store in it. Repeatable.",
@@ -41,9 +51,6 @@ def data_options(command: Command) -> Command:
             help="Patches are held in memory if they fit in this, else read as they are needed.",
         ),
     ]
-    for decorate in reversed(decorators):
-        command = decorate(command)
-    return command
 
 
 @contextmanager

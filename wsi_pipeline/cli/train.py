@@ -13,7 +13,7 @@ from wsi_pipeline.cli.training import data_options, training_errors
 from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
     from wsi_models.experiment import Outcome
     from wsi_models.recipe import ImagesConfig, Recipe
 

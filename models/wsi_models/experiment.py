@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,13 @@ class Outcome:
     evaluation: Evaluation | None
     part: str
     files: dict[str, Path]
+
+
+def in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
+    """Do what must be done once while the other processes of a training wait."""
+    if fabric.is_global_zero:
+        work()
+    fabric.barrier()
 
 
 def launch(device: str = "auto", precision: str = "32-true") -> Fabric:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from wsi_pipeline.cli.training import data_options, training_errors
 from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
     from wsi_models.experiment import Outcome
     from wsi_models.recipe import ImagesConfig, Recipe
 
@@ -96,7 +95,7 @@ def train(recipe: str, out: Path, as_json: bool, quiet: bool, **values: Any) -> 
 
 
 def _run(name: str, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcome:
-    from wsi_models.experiment import Start, launch, run_experiment
+    from wsi_models.experiment import Start, in_first_process, launch, run_experiment
     from wsi_models.recipe import load_recipe
     from wsi_models.recipes import find_recipe
     from wsi_models.threads import settle_threads
@@ -106,35 +105,29 @@ def _run(name: str, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcom
 
     settle_threads()
     recipe = load_recipe(find_recipe(name), _overrides(values))
+    images = _images_of(recipe, values)
     fabric = launch(values["device"], recipe.train.precision)
-    stores = _stores(recipe, out, values, fabric, quiet=quiet)
+    stores = values["data"]
+    if images is not None:
+        stores = [out / "images.zarr"]
+        in_first_process(fabric, partial(_ingest, values["images"], stores[0], images, quiet=quiet))
     source = load_data(stores, recipe.classes.names, recipe.classes.labels, values["memory_gib"])
     with epoch_lines(quiet) as listener:
         start = Start(resume=values["resume"], split_file=values["split_file"], listener=listener)
         return run_experiment(recipe, source, out, fabric, start)
 
 
-def _stores(
-    recipe: Recipe, out: Path, values: dict[str, Any], fabric: Fabric, *, quiet: bool
-) -> Sequence[Path]:
-    """Name the patch stores: those given, or the one that the first process makes of images."""
-    stores: Sequence[Path] = values["data"]
+def _images_of(recipe: Recipe, values: dict[str, Any]) -> ImagesConfig | None:
+    """Say how the images become patches; None if patch stores are given."""
     images: Path | None = values["images"]
-    if (images is None) == (not stores):
+    if (images is None) == (not values["data"]):
         raise ConfigError("give either patch stores (--data) or a set of images (--images)")
-    if images is None:
-        return stores
-    if recipe.images is None:
+    if images is not None and recipe.images is None:
         raise ConfigError(
             f"recipe {recipe.name} does not say how images become patches: add a table [images] "
             f"with about and mpp, or use 'wsi-pipeline ingest {images}' and --data"
         )
-    path = out / "images.zarr"
-    if fabric.is_global_zero:
-        out.mkdir(parents=True, exist_ok=True)
-        _ingest(images, path, recipe.images, quiet=quiet)
-    fabric.barrier()
-    return [path]
+    return recipe.images if images is not None else None
 
 
 def _ingest(images: Path, path: Path, said: ImagesConfig, *, quiet: bool) -> None:
@@ -144,6 +137,7 @@ def _ingest(images: Path, path: Path, said: ImagesConfig, *, quiet: bool) -> Non
 
     columns = TableColumns(group=said.group_column)
     found = find_images(images, columns, group_pattern=said.group_pattern)
+    path.parent.mkdir(parents=True, exist_ok=True)
     options = IngestOptions(mpp=said.mpp, patch_px=said.patch_px)
     with progress_bars(quiet) as progress:
         ingest_images(found, path, options, PipelineConfig(), progress=progress)

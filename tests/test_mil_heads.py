@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor
 from wsi_models.errors import TrainingError
 from wsi_models.mil.config import (
@@ -21,7 +22,6 @@ from wsi_models.mil.config import (
     ModelConfig,
     ModelName,
     PoolingConfig,
-    default_model,
 )
 from wsi_models.mil.heads import (
     AbmilHead,
@@ -49,7 +49,8 @@ def make_head(config: ModelConfig, classes: int, features: int = FEATURES) -> He
 
 
 def small(name: ModelName) -> ModelConfig:
-    config = default_model(name)
+    adapter: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
+    config = adapter.validate_python({"model": name})
     if isinstance(config, AbmilConfig | ClamSbConfig):
         return config.model_copy(update={"embedding": (8,), "attention": 4})
     return config

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from wsi_files import UnreadableError
 from wsi_files.settings import explain_invalid, read_toml
@@ -150,12 +150,6 @@ class MilRecipe(Choices):
     )
     model: ModelConfig = AbmilConfig()
     train: MilTrainConfig = MilTrainConfig()
-
-
-def default_model(name: ModelName) -> ModelConfig:
-    """Return a model with its published choices."""
-    adapter: TypeAdapter[ModelConfig] = TypeAdapter(ModelConfig)
-    return adapter.validate_python({"model": name})
 
 
 def load_mil_recipe(path: Path | None, overrides: dict[str, Any] | None = None) -> MilRecipe:

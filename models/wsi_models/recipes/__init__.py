@@ -8,11 +8,6 @@ from pathlib import Path
 from wsi_models.errors import TrainingError
 
 
-def recipe_names() -> tuple[str, ...]:
-    """Name the recipes that come with the package, sorted."""
-    return tuple(sorted(_found()))
-
-
 def find_recipe(name: str) -> Path:
     """Find a recipe.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rows import Planned, carry_out
+from rows import RESULTS, Planned, carry_out
 from run import run
 from torch import nn
 from wsi_models.experiment import launch
@@ -114,7 +114,7 @@ def main() -> None:
             )
             settings = recipe(options, name, seed)
             work = partial(judge, settings, name, source, options.device)
-            carry_out(planned, work, device=options.device)
+            carry_out(planned, work, results=options.results, device=options.device)
 
 
 def parse() -> argparse.Namespace:
@@ -124,6 +124,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("store", type=Path)
     parser.add_argument("--dataset", required=True, help="name of the data in the table")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", choices=list(VARIANTS), help="only these")
     parser.add_argument("--encoder", default="small")

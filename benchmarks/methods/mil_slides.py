@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from rows import Planned, carry_out
+from rows import RESULTS, Planned, carry_out
 from wsi_models.mil.bags import Bags
 from wsi_models.mil.config import MODEL_NAMES, MilRecipe
 from wsi_models.mil.cross_validation import cross_validate
@@ -65,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bundle", default="demo", help="whose encoder makes the features")
     parser.add_argument("--slides", type=int, default=40)
     parser.add_argument("--models", nargs="+", choices=MODEL_NAMES, default=list(MODEL_NAMES))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=40)

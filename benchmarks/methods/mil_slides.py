@@ -53,7 +53,8 @@ def main() -> None:
                 seed=seed,
                 setup=f"{options.slides} slides, {options.folds} folds, {options.epochs} epochs",
             )
-            carry_out(planned, partial(fold_means, options, model, bags, seed))
+            work = partial(fold_means, options, model, bags, seed)
+            carry_out(planned, work, results=options.results)
 
 
 def parse() -> argparse.Namespace:

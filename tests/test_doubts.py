@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.drawn_slides import GLASS_RGB, SIZE, disc, glass, on_glass
+from tests.drawn_slides import GLASS_RGB, SIZE, disc, glass, on_glass, tissue
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import StainEstimationError, UnsupportedSlideError
 from wsi_pipeline.preprocess.doubts import find_doubts
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.geometry import contradicts_objective
 from wsi_pipeline.slide.job import SlideJob
+from wsi_pipeline.tissue import find_miscoding
 from wsi_pipeline.types import MppSource, SlideInfo
 
 if TYPE_CHECKING:
@@ -117,6 +118,31 @@ def test_a_slide_that_is_all_pen_is_refused(tmp_path: Path) -> None:
     rgb = cv2.cvtColor(on_glass(disc(120)), cv2.COLOR_RGB2YCrCb)  # read as if it were RGB
     with pytest.raises(UnsupportedSlideError, match=r"\d+% of drawn would be pen"):
         prepared(np.asarray(rgb, dtype=np.uint8), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (cv2.COLOR_RGB2YCrCb, "holds YCbCr values that its file declares to be RGB"),
+        (cv2.COLOR_YCrCb2RGB, "holds RGB values that its file declares to be YCbCr"),
+    ],
+)
+def test_samples_that_are_not_the_colours_declared_are_named(
+    tmp_path: Path, code: int, said: str
+) -> None:
+    order = [0, 2, 1]
+    picture = on_glass(disc(120))
+    if code == cv2.COLOR_RGB2YCrCb:
+        wrong = cv2.cvtColor(picture, code)[..., order]
+    else:
+        wrong = cv2.cvtColor(np.ascontiguousarray(picture[..., order]), code)
+    with pytest.raises(UnsupportedSlideError, match=said):
+        prepared(np.asarray(wrong, dtype=np.uint8), tmp_path)
+
+
+@pytest.mark.parametrize("picture", [tissue(depth=2.0), brown(), glass()])
+def test_colours_of_glass_and_stain_are_believed(picture: NDArray[np.uint8]) -> None:
+    assert not find_miscoding(picture)
 
 
 def test_more_ink_than_tissue_is_doubted(tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def test_a_table_gives_mpp_ids_and_regions(tmp_path: Path) -> None:
     assert (second.mpp, second.slide_id, second.roi) == (None, "b", None)
 
 
+def test_tables_of_other_programs_and_machines_are_read(tmp_path: Path) -> None:
+    touch(tmp_path / "sub" / "a.svs", tmp_path / "b.svs")
+    (tmp_path / "t.csv").write_text("wsi,mpp\nsub\\a.svs,0.25\n.\\b.svs,0.5\n")
+    jobs = find_slides([str(tmp_path / "t.csv")])
+    assert [(job.path, job.slide_id) for job in jobs] == [
+        (tmp_path / "sub" / "a.svs", "a"),
+        (tmp_path / "b.svs", "b"),
+    ]
+    (tmp_path / "t.csv").write_text("path\nC:\\slides\\a.svs\n")
+    with pytest.raises(ConfigError, match=r"line 2, column path: .* on a Windows machine"):
+        find_slides([str(tmp_path / "t.csv")])
+
+
 def test_each_row_of_a_table_is_a_slide_of_its_own(tmp_path: Path) -> None:
     table = tmp_path / "slides.csv"
     touch(tmp_path / "a.svs")

@@ -19,6 +19,7 @@ from tests.contracts.reading import sources
 from tests.contracts.slide_files import picture
 from wsi_pipeline.config import ReaderName
 from wsi_pipeline.errors import SlideError, UnsupportedSlideError
+from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.slide.readers import open_reader
 from wsi_pipeline.slide.readers.ome import from_ome, ome_images
 from wsi_pipeline.types import MppSource
@@ -95,6 +96,16 @@ def test_tiff_tags_are_those_of_openslide(tmp_path: Path, resolution: Any, unit:
         mpp = sources(reader).get(MppSource.TIFF)
     expected = None if None in theirs else tuple(round(float(str(v)), 6) for v in theirs)
     assert mpp == expected
+
+
+@pytest.mark.parametrize(("per_unit", "unit"), [(2_000, "MILLIMETER"), (2, "MICROMETER")])
+def test_units_of_length_beyond_the_standard_are_read(
+    tmp_path: Path, per_unit: int, unit: str
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, SLIDE, resolution=(per_unit, per_unit), resolutionunit=unit, **OPTIONS)
+    with open_slide(path) as slide:
+        assert slide.info.mpp == pytest.approx(0.5)
 
 
 def test_tiff_tags_of_other_types_are_read(tmp_path: Path) -> None:

@@ -93,9 +93,10 @@ def element(group: int, tag: int, representation: bytes, value: bytes) -> bytes:
     return struct.pack("<HH2sH", group, tag, representation, len(value)) + value
 
 
-def write_instance(path: Path, series: str, number: int = 0) -> None:
+def write_instance(path: Path, series: str, number: int = 0, of: str = "") -> None:
     """Write enough of a DICOM file to be counted: preamble, and what names its series."""
-    meta = element(2, 0x10, b"UI", b"1.2.840.10008.1.2.1")
+    stated = element(2, 2, b"UI", of.encode()) if of else b""
+    meta = stated + element(2, 0x10, b"UI", b"1.2.840.10008.1.2.1")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(
         bytes(128)
@@ -126,6 +127,14 @@ def test_a_foreign_file_makes_no_slides_of_instances(tmp_path: Path, foreign: st
     write_series(tmp_path / "scan")
     (tmp_path / "scan" / foreign).write_bytes(b"x")
     assert named(tmp_path / "scan") == named(tmp_path) == [tmp_path / "scan"]
+
+
+def test_dicom_that_says_it_is_no_slide_is_left_out(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    write_instance(tmp_path / "annotations.dcm", "9.9", of="1.2.840.10008.5.1.4.1.1.91.1")
+    write_instance(tmp_path / "scan.dcm", "1.2.3.4", of="1.2.840.10008.5.1.4.1.1.77.1.6")
+    assert named(tmp_path) == [tmp_path]
+    assert len(series_files(tmp_path)) == 5
 
 
 def test_an_index_of_dicom_is_no_instance(tmp_path: Path) -> None:

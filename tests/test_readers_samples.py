@@ -63,6 +63,38 @@ def test_bits_that_are_not_used_are_stated_or_refused(tmp_path: Path, bits: int)
                 open_reader(path)
 
 
+def deep(bits: int) -> Any:
+    return np.rint(SLIDE.astype(float) * ((1 << bits) - 1) / 255).astype(np.uint16)
+
+
+@pytest.mark.parametrize(("tag", "bits"), [(281, 10), (281, 14), (341, 12)])
+def test_the_largest_value_of_a_sample_tells_the_bits(tmp_path: Path, tag: int, bits: int) -> None:
+    largest = (tag, 3, 3, ((1 << bits) - 1,) * 3, True)
+    tifffile.imwrite(
+        tmp_path / "a.tif", deep(bits), photometric="rgb", extratags=[largest], **TILED
+    )
+    with open_reader(tmp_path / "a.tif") as reader:
+        assert np.abs(whole(reader).astype(int) - SLIDE).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [12, 14, 15])
+def test_bits_that_nobody_states_are_refused_not_shown_dark(tmp_path: Path, bits: int) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", deep(bits), photometric="rgb", **TILED)
+    with pytest.raises(NotBrightfieldError, match="bits that are not used"):
+        open_reader(tmp_path / "a.tif")
+
+
+def test_bits_are_those_of_the_slide_not_of_the_photograph_before_it(tmp_path: Path) -> None:
+    images = (np.full((40, 90, 3), 200, np.uint8), 8), (deep(12), 12)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tif:
+        for pixels, bits in images:
+            size = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5} if bits > 8 else {}
+            metadata = {"axes": "YXS", "SignificantBits": bits, **size}
+            tif.write(pixels, tile=(64, 64), photometric="rgb", metadata=metadata)
+    with open_reader(tmp_path / "a.ome.tif") as reader:
+        assert np.abs(whole(reader).astype(int) - SLIDE).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("pixels", "options", "said"),
     [

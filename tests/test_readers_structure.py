@@ -16,6 +16,7 @@ from tests.contracts.slide_files import APERIO, MPP, RGB, halved, picture, write
 from wsi_pipeline.config import ReaderName
 from wsi_pipeline.errors import SlideError, SlideReadError
 from wsi_pipeline.slide.readers import open_reader
+from wsi_pipeline.slide.readers.openslide_levels import sound_levels
 from wsi_pipeline.slide.readers.resolution import resolve_mpp
 
 TILED: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
@@ -287,3 +288,47 @@ def test_tiles_missing_from_a_reduced_level_are_made_from_the_finer_one(
     with open_reader(path, ReaderName.OPENSLIDE) as other:
         near = np.abs(whole(other, 1) - halved(slide))
         assert near.mean() < 4
+
+
+def section(side: int = 512) -> RGB:
+    """Draw a round section in the middle of a slide."""
+    rgb = np.full((side, side, 3), 244, np.uint8)
+    cv2.circle(rgb, (side // 2, side // 2), side // 3, (190, 120, 170), -1)
+    rgb[::2, ::2] -= np.random.default_rng(3).integers(0, 20, rgb[::2, ::2].shape, np.uint8)
+    return rgb
+
+
+@pytest.mark.parametrize("flag", [0, 1], ids=["unflagged", "flagged as reduced"])
+def test_a_label_that_is_dark_where_the_section_is_is_no_level(tmp_path: Path, flag: int) -> None:
+    label = np.full((128, 128, 3), 230, np.uint8)
+    label[:, :25], label[30:90, 30:100] = (250, 250, 180), (200, 120, 160)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(section(), **TILED, **PER_CM)
+        tif.write(halved(section()), subfiletype=1, **TILED)
+        tif.write(label, subfiletype=flag, **TILED)
+    with open_reader(tmp_path / "a.tif") as reader:
+        assert reader.level_sizes_wh == ((512, 512), (256, 256))
+
+
+@pytest.mark.parametrize("first", ["photograph", "reduced copy"])
+def test_openslide_that_takes_another_image_for_the_slide_is_refused(
+    tmp_path: Path, first: str
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(photograph() if first == "photograph" else halved(SLIDE), **TILED)
+        tif.write(SLIDE, **TILED, **PER_CM)
+    with pytest.raises(SlideError, match="for level 0, but the slide in this file has 300 x 200"):
+        open_reader(tmp_path / "a.tif", ReaderName.OPENSLIDE)
+    with open_reader(tmp_path / "a.tif") as reader:
+        assert reader.level_sizes_wh[0] == (300, 200)
+
+
+def test_a_level_0_that_is_the_odd_one_out_is_refused(tmp_path: Path) -> None:
+    pixels = section()
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
+        tif.write(photograph(512, 512), **TILED, **PER_CM)
+        for _ in range(2):
+            pixels = halved(pixels)
+            tif.write(pixels, subfiletype=1, **TILED)
+    with pytest.raises(SlideReadError, match="level 0 shows something else than its 2 other"):
+        sound_levels(tmp_path / "a.tif")

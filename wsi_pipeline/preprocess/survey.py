@@ -17,6 +17,7 @@ from wsi_pipeline.store import StoreHeader
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tiles.labelled import LabelledTiles, label_tiles
 from wsi_pipeline.tissue import (
+    find_miscoding,
     make_segmenter,
     require_brightfield,
     segment_overview,
@@ -123,14 +124,19 @@ def _require_resolution(info: SlideInfo, config: PipelineConfig) -> None:
         )
 
 
-def _require_more_than_pen(mask: TissueMask, info: SlideInfo) -> None:
-    """Refuse a slide whose very glass has the colour of ink, for its colours cannot be right."""
+def _require_true_colours(mask: TissueMask, rgb: NDArray[np.uint8], info: SlideInfo) -> None:
+    """Refuse a slide whose very glass has the colour of ink, or whose samples are no colours."""
     pen = float((mask.areas == Area.PEN).mean())
+    wrong = find_miscoding(rgb)
+    if wrong:
+        raise UnsupportedSlideError(
+            f"{pen:.0%} of {info.slide_id} would be pen, and none of it right: {wrong}",
+            slide=asdict(info),
+        )
     if pen > MOSTLY_PEN:
         raise UnsupportedSlideError(
-            f"{pen:.0%} of {info.slide_id} would be pen: its colours are not those of H&E on glass "
-            "(YCbCr read as RGB, for instance). Export the slide anew, or pass --no-reject-pen if "
-            "it is right as it is",
+            f"{pen:.0%} of {info.slide_id} would be pen: its colours are not those of H&E on "
+            "glass. Export the slide anew, or pass --no-reject-pen if it is right as it is",
             slide=asdict(info),
         )
 
@@ -146,7 +152,7 @@ def _find_tissue(
     mask = segment_overview(segmenter, rgb, mpp, downsample)
     if given.tissue is not None:
         mask = given.tissue.replace_in(mask)
-    _require_more_than_pen(mask, slide.info)
+    _require_true_colours(mask, rgb, slide.info)
     return mask, _thumbnail(slide, rgb, mpp)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from wsi_files import UnreadableError
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 COLUMNS = ("path", "mpp", "slide_id", "roi", "labels", "tissue_mask", "group")
 """Of a slide table; ``path`` must be there."""
 
-OTHER_NAMES = {"slide_mpp": "mpp", "patient": "group", "case_id": "group"}
-"""What people call these columns after an option, or in tables of labels."""
+OTHER_NAMES = {
+    "slide_mpp": "mpp",
+    "patient": "group",
+    "case_id": "group",
+    "wsi": "path",
+    "slide_path": "path",
+    "filename": "path",
+}
+"""What these columns are called after an option, in tables of labels and by other programs."""
 
 
 def read_slide_table(path: Path) -> list[SlideJob]:
@@ -57,23 +65,37 @@ def read_slide_table(path: Path) -> list[SlideJob]:
 
 
 def _read_row(folder: Path, row: Row) -> SlideJob:
-    path = folder / row.required("path", "name the slide file, or remove the line")
+    name = row.required("path", "name the slide file, or remove the line")
     mpp = row.number("mpp")
     if mpp is not None and not MIN_MPP <= mpp <= MAX_MPP:
         raise row.wrong(
             "mpp",
             f"{mpp:g} um/px must be above 0 and a resolution of slides, {MIN_MPP:g} to {MAX_MPP:g}",
         )
-    roi, labels, mask = row.text("roi"), row.text("labels"), row.text("tissue_mask")
     return SlideJob(
-        path=path,
+        path=_place(folder, row, "path", name),
         slide_id=row.text("slide_id") or "",
         mpp=mpp,
-        roi=None if roi is None else folder / roi,
-        labels=None if labels is None else folder / labels,
-        tissue_mask=None if mask is None else folder / mask,
+        roi=_place_or_none(folder, row, "roi"),
+        labels=_place_or_none(folder, row, "labels"),
+        tissue_mask=_place_or_none(folder, row, "tissue_mask"),
         group=row.text("group"),
     )
+
+
+def _place(folder: Path, row: Row, column: str, name: str) -> Path:
+    r"""Find what a cell names; ``\`` of Windows parts folders where no file has it in its name."""
+    path, named = folder / name, PureWindowsPath(name)
+    if "\\" not in name or os.path.lexists(path):
+        return path
+    if named.drive or named.root:
+        raise row.wrong(column, f"{name!r} is a place on a Windows machine; say where it is here")
+    return folder / named.as_posix()
+
+
+def _place_or_none(folder: Path, row: Row, column: str) -> Path | None:
+    name = row.text(column)
+    return None if name is None else _place(folder, row, column, name)
 
 
 def _require_name(row: Row, job: SlideJob) -> None:

@@ -3,12 +3,14 @@
 Arrays in, arrays out: it reads no slides, cuts no tiles and does not judge the stain.
 """
 
+from wsi_pipeline.tissue.colour_coding import find_miscoding
 from wsi_pipeline.tissue.detect import detect_tissue, require_brightfield, sharpness
 from wsi_pipeline.tissue.segmenters import TissueSegmenter, make_segmenter, segment_overview
 
 __all__ = [
     "TissueSegmenter",
     "detect_tissue",
+    "find_miscoding",
     "make_segmenter",
     "require_brightfield",
     "segment_overview",

@@ -18,9 +18,18 @@ MAX_COLOUR_DIFFERENCE = 25.0
 """Largest difference of mean colour between two levels at one place, counts. Downsampling moves
 means by a few counts; YCbCr taken for RGB turns white to (255, 128, 128)."""
 
-MIN_CORRELATION = 0.5
+MIN_CORRELATION = 0.75
 """Smallest correlation of the brightness of cells. Levels of one scan have more than 0.9, or 0.8
-where they lie a pixel apart; pictures of other things about 0."""
+where they lie a pixel apart; pictures of other things about 0, or 0.6 where both are dark in the
+middle, as a label and a section can be."""
+
+MAX_CELL_DIFFERENCE = 0.4
+"""Largest mean difference of cells, as a share of the contrast between them. Levels of one scan
+have less than 0.3, other pictures more than 0.8, and a label that is dark where the section is
+0.5."""
+
+LEAST_CELL_DIFFERENCE = 10.0
+"""Mean difference of cells, counts, that writers of pyramids make by their filters alone."""
 
 MIN_CONTRAST = 6.0
 """Standard deviation of brightness, counts, below which cells are glass and say nothing."""
@@ -112,8 +121,12 @@ def _compare(fine: Picture, coarse: Picture, box: Box) -> str | None:
     if colours > MAX_COLOUR_DIFFERENCE:
         return f"its colours differ from those of the finer level by {colours:.0f} counts"
     bright, brightness = one.mean(axis=2).ravel(), other.mean(axis=2).ravel()
-    if max(bright.std(), brightness.std()) < MIN_CONTRAST:
+    contrast = float(max(bright.std(), brightness.std()))
+    if contrast < MIN_CONTRAST:
         return None
+    apart = float(np.abs(one - other).mean())
+    if apart > max(LEAST_CELL_DIFFERENCE, MAX_CELL_DIFFERENCE * contrast):
+        return f"it shows something else (colours differ by {apart:.0f} counts from place to place)"
     spread = bright.std() * brightness.std()
     moment = float(((bright - bright.mean()) * (brightness - brightness.mean())).mean())
     correlation = moment / spread if spread else 0.0

@@ -16,6 +16,8 @@ _PREAMBLE = 128
 _INDEX = "DICOMDIR"
 # tag (0020,000E) with explicit (UI + 2 bytes of length) or implicit (4 bytes) representation
 _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)(?P<uid>[0-9.]{1,64})", re.DOTALL)
+_CLASS = re.compile(rb"\x02\x00\x02\x00UI..(?P<uid>[0-9.]{1,64})", re.DOTALL)
+_WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
 def series_member(folder: Path) -> Path:
@@ -57,7 +59,8 @@ def dicom_files(folder: Path) -> list[Path]:
     Parameters
     ----------
     folder : Path
-        May hold other files too: a ``DICOMDIR``, a licence, what a file manager left.
+        May hold other files too: a ``DICOMDIR``, a licence, what a file manager left, annotations
+        and reports in DICOM.
 
     Returns
     -------
@@ -71,6 +74,7 @@ def dicom_files(folder: Path) -> list[Path]:
         and entry.name != _INDEX
         and entry.is_file()
         and (entry.suffix.lower() == ".dcm" or (not entry.suffix and _begins_as_dicom(entry)))
+        and not _is_other_object(entry)
     )
 
 
@@ -110,15 +114,24 @@ def _begins_as_dicom(file: Path) -> bool:
         return False
 
 
-def series_uid(file: Path) -> str:
-    """Read the identifier of a DICOM file's series; empty where there is none."""
+def _is_other_object(file: Path) -> bool:
+    """Whether a file says that it is DICOM, but no image of a slide."""
+    found = _CLASS.search(_head(file))
+    return found is not None and found["uid"] != _WHOLE_SLIDE
+
+
+def _head(file: Path) -> bytes:
+    """Read the begin of a DICOM file; nothing of what is none."""
     try:
         with file.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)
     except OSError:
         # what is wrong with it is said by the reader that opens it
-        return ""
-    if head[_PREAMBLE : _PREAMBLE + 4] != b"DICM":
-        return ""
-    found = _SERIES.search(head)
+        return b""
+    return head if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM" else b""
+
+
+def series_uid(file: Path) -> str:
+    """Read the identifier of a DICOM file's series; empty where there is none."""
+    found = _SERIES.search(_head(file))
     return found["uid"].decode("ascii") if found else ""

@@ -30,6 +30,7 @@ from wsi_pipeline.slide.readers.resolution import (
     from_tiff_tags,
     positive,
 )
+from wsi_pipeline.slide.readers.tiff import slide_wh
 from wsi_pipeline.slide.readers.tiff_sanity import require_sane_tiff
 from wsi_pipeline.types import MppSource
 
@@ -110,13 +111,16 @@ def open_slide_file(path: Path) -> OpenSlideReader:
     file = series_member(path) if path.is_dir() else path
     if _is_image(file):
         return _open_image(path, file)
-    levels = find_levels(file) if require_sane_tiff(file) else probe(file)
+    is_plain_tiff = require_sane_tiff(file)
+    levels = find_levels(file) if is_plain_tiff else probe(file)
     if not levels:
         raise UnsupportedSlideError(_unknown(file), path=path)
     try:
         slide = openslide.OpenSlide(file)
     except openslide.OpenSlideError as error:
         raise UnsupportedSlideError(f"OpenSlide refuses it ({error})", path=path) from error
+    if is_plain_tiff:
+        _require_the_slide(slide, file)
     properties = slide.properties
     header = SlideHeader(
         vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
@@ -126,6 +130,23 @@ def open_slide_file(path: Path) -> OpenSlideReader:
         bounds_xy=_bounds_xy(properties),
     )
     return OpenSlideReader(path, slide, header, levels)
+
+
+def _require_the_slide(slide: openslide.OpenSlide, file: Path) -> None:
+    """Refuse a TIFF file in which OpenSlide takes another image for level 0.
+
+    It takes the first that is tiled, which can be a photograph of the glass or a reduced copy.
+    """
+    size = slide_wh(file)
+    if size is None or size == slide.dimensions:
+        return
+    taken = slide.dimensions
+    slide.close()
+    raise UnsupportedSlideError(
+        f"OpenSlide takes an image of {taken[0]} x {taken[1]} px for level 0, but the slide in "
+        f"this file has {size[0]} x {size[1]} px: OpenSlide cannot read it; leave out --reader",
+        path=file,
+    )
 
 
 def _unknown(file: Path) -> str:

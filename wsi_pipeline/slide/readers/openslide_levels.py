@@ -5,12 +5,14 @@ Looks at a few places of each level; it does not search whole levels for damage.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slide.readers.agreement import Picture, difference
 from wsi_pipeline.slide.readers.base import composite_on_white
 
@@ -34,6 +36,11 @@ def sound_levels(file: Path) -> tuple[tuple[int, ...], dict[int, str]]:
         OpenSlide's numbers of the levels, 0 first.
     left_out : dict of int to str
         Why the others are not among them.
+
+    Raises
+    ------
+    SlideReadError
+        If level 0 is the odd one out: a photograph, or damaged.
     """
     with openslide.OpenSlide(file) as slide:
         count = slide.level_count
@@ -44,7 +51,20 @@ def sound_levels(file: Path) -> tuple[tuple[int, ...], dict[int, str]]:
             left_out[level] = fault
         else:
             sound.append(level)
+    if sound == [0] and _agree(file, sorted(left_out)):
+        raise SlideReadError(
+            f"its level 0 shows something else than its {len(left_out)} other levels, which agree "
+            f"with one another ({left_out[1]}): it is no scan, or its colours are not those "
+            f"declared; export the slide anew",
+            path=file,
+        )
     return tuple(sound), left_out
+
+
+def _agree(file: Path, levels: list[int]) -> bool:
+    """Whether several levels all show the same."""
+    pairs = pairwise(levels)
+    return len(levels) > 1 and not any(_fault(file, coarse, fine) for fine, coarse in pairs)
 
 
 def _fault(file: Path, level: int, finer: int) -> str:

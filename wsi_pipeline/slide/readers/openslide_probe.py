@@ -54,7 +54,7 @@ def probe(file: Path) -> tuple[int, ...]:
     UnsupportedSlideError
         If OpenSlide knows the format but refuses the file.
     SlideReadError
-        If the process died, or did not end.
+        If the process died, or did not end, or level 0 is not the slide.
     """
     state = file.stat()
     return _use(_ask(file.absolute(), state.st_size, state.st_mtime_ns), file)
@@ -93,6 +93,8 @@ def _ask(file: Path, _size: int, _modified: int) -> dict[str, Any]:
 def _use(answer: dict[str, Any], file: Path) -> tuple[int, ...]:
     if answer.get("refused"):
         raise UnsupportedSlideError(f"OpenSlide refuses it ({answer['refused']})", path=file)
+    if answer.get("unsound"):
+        raise SlideReadError(f"{file} cannot be used: {answer['unsound']}", path=file)
     for level, fault in answer.get("left_out", {}).items():
         LOGGER.warning("%s: level %s is left out: %s", file, level, fault)
     return tuple(answer["levels"])
@@ -112,7 +114,7 @@ def look(file: Path) -> dict[str, Any]:
     -------
     dict
         ``levels`` to use, none where the format is not known; ``left_out``, why others are not
-        used; or ``refused``, what OpenSlide says.
+        used; or ``refused``, what OpenSlide says, or ``unsound``, why level 0 is not believed.
     """
     import openslide
 
@@ -130,6 +132,8 @@ def look(file: Path) -> dict[str, Any]:
         return {"levels": ()}
     except openslide.OpenSlideError as error:
         return {"refused": str(error)}
+    except SlideReadError as error:
+        return {"unsound": str(error)}
     return {"levels": levels, "left_out": left_out}
 
 

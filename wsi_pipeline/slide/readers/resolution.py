@@ -22,7 +22,7 @@ PLAUSIBLE_MPP = (0.05, 40.0)
 MAX_ANISOTROPY = 0.015
 """Largest relative difference of the resolutions in x and y."""
 
-_UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
+_UM_PER_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
 _UM_PER_IMAGEJ_UNIT = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
@@ -129,7 +129,8 @@ def from_tiff_tags(
     x_per_unit, y_per_unit : float or None
         Pixels per unit.
     unit : int
-        ResolutionUnit: 2 is the inch, 3 the centimetre; 1, no unit, states nothing.
+        ResolutionUnit: 2 is the inch, 3 the centimetre, 4 and 5 are the millimetre and the
+        micrometre of some writers; 1, no unit, states nothing.
     """
     if unit not in _UM_PER_TIFF_UNIT or not x_per_unit or not y_per_unit:
         return ()

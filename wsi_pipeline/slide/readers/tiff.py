@@ -43,7 +43,7 @@ _PIECES_KEPT = 2
 _BUSY_TILES = 2
 """Tiles looked at to compare two levels: the largest when compressed show most."""
 
-_DARKEST_GLASS = 64
+_DARKEST_GLASS = 128
 """Brightest value, of 255, that a deep image must reach; less says that not all bits are used."""
 
 _MALFORMED = (
@@ -182,9 +182,9 @@ def open_slide_file(path: Path) -> TiffReader:
         with tifffile.TiffFile(path) as tif:
             pages = _pages(tif)
             _require_no_vendor_logic(pages)
-            bits = significant_bits(pages, (pages[0],)) if pages else 0
-            found = find_pyramid(pages, path, _Comparison(path, bits))
+            found = find_pyramid(pages, path, _Comparison(path, pages))
             require_brightfield(found[0], path)
+            bits = significant_bits(pages, found[0])
             levels = tuple(tiled_page(level, path, bits) for level in found)
             header = _header(found[0][0], pages[0], levels)
     except _MALFORMED as error:
@@ -197,18 +197,47 @@ def open_slide_file(path: Path) -> TiffReader:
     return reader
 
 
+def slide_wh(path: Path) -> tuple[int, int] | None:
+    """Find the size of level 0 of a TIFF file, whether or not its tiles can be decoded here.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    tuple of int or None
+        Width and height, px; None where the file cannot be told to hold a slide.
+
+    Raises
+    ------
+    SlideReadError
+        If its structure contradicts itself, or it holds photographs and reduced copies alone.
+    """
+    try:
+        with tifffile.TiffFile(path) as tif:
+            pages = _pages(tif)
+            base = find_pyramid(pages, path, _Comparison(path, pages))[0][0]
+    except UnsupportedSlideError:
+        return None
+    except _MALFORMED:
+        return None
+    return base.imagewidth, base.imagelength
+
+
 class _Comparison:
     """Compares two images of a file by their pixels."""
 
-    def __init__(self, path: Path, bits: int) -> None:
+    def __init__(self, path: Path, pages: list[tifffile.TiffPage]) -> None:
         self._path = path
-        self._bits = bits
+        self._pages = pages
 
     def __call__(self, fine: Pages, coarse: Pages) -> str:
         try:
             levels = (
-                tiled_page(fine, self._path, self._bits),
-                tiled_page(coarse, self._path, self._bits),
+                tiled_page(fine, self._path, significant_bits(self._pages, fine)),
+                tiled_page(coarse, self._path, significant_bits(self._pages, coarse)),
             )
         except UnsupportedSlideError as error:
             return str(error)
@@ -249,9 +278,10 @@ def _require_used_bits(reader: TiffReader, levels: tuple[TiledPage, ...]) -> Non
     if levels[0].bits == 8:
         return
     level = len(levels) - 1
-    width, height = levels[level].size_wh
-    box = min(width, levels[level].tile_wh[0]), min(height, levels[level].tile_wh[1])
-    brightest = int(reader.read(level, ((width - box[0]) // 2, (height - box[1]) // 2), box).max())
+    (width, height), (across, down) = levels[level].size_wh, levels[level].tile_wh
+    box = min(width, across), min(height, down)
+    corners = ((int(x * (width - box[0])), int(y * (height - box[1]))) for x, y in SPREAD)
+    brightest = max(int(reader.read(level, corner, box).max()) for corner in corners)
     if brightest < _DARKEST_GLASS:
         raise NotBrightfieldError(
             f"{reader.path} is an image of type uint16 whose values end at {brightest / WHITE:.0%} "

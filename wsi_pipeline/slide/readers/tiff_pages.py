@@ -44,6 +44,10 @@ _NO_SLIDE = re.compile(
 )
 _PAGE_NAME = "PageName"
 
+_LARGEST_VALUE = ("MaxSampleValue", "SMaxSampleValue")
+_LEAST_LARGEST = 128
+"""Largest value of a sample, below which it is no brightness of glass."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Image:
@@ -121,10 +125,22 @@ def find_pyramid(pages: Sequence[tifffile.TiffPage], path: Path, differ: Differ)
     return [image.pages for image in slide.images if _is_same_kind(image, slide.base)]
 
 
-def significant_bits(pages: Sequence[tifffile.TiffPage], base: Pages) -> int:
-    """Read how many bits of its samples an image uses; 0 where the file does not say."""
-    image = _ome_image_of(pages, base)
-    return 0 if image is None else image.significant_bits
+def significant_bits(pages: Sequence[tifffile.TiffPage], image: Pages) -> int:
+    """Read how many bits of its samples an image uses; 0 where the file does not say.
+
+    Cameras of 10 to 14 bits fill samples of 16. OME says so of each image and its reduced copies,
+    other files by the largest value of a sample.
+    """
+    stated = _ome_image_of(pages, image)
+    if stated is not None and stated.significant_bits:
+        return stated.significant_bits
+    largest = max((_largest(image[0].tags.valueof(tag, 0)) for tag in _LARGEST_VALUE), default=0)
+    return max(8, largest.bit_length()) if largest >= _LEAST_LARGEST else 0
+
+
+def _largest(value: object) -> int:
+    values = value if isinstance(value, tuple) else (value,)
+    return max((int(each) for each in values if isinstance(each, int | float)), default=0)
 
 
 def _candidates(pages: Sequence[tifffile.TiffPage], path: Path) -> list[_Image]:
@@ -157,12 +173,13 @@ def _mpp_of(image: OmeImage) -> float | None:
     return None if image.mpp is None or not image.mpp.is_plausible() else image.mpp.x
 
 
-def _ome_image_of(pages: Sequence[tifffile.TiffPage], base: Pages) -> OmeImage | None:
+def _ome_image_of(pages: Sequence[tifffile.TiffPage], image: Pages) -> OmeImage | None:
+    """Find what OME says of an image, or of the one that it is a reduced copy of."""
     if not pages[0].is_ome:
         return None
-    number = next((n for n, page in enumerate(pages) if page is base[0]), 0)
-    images = ome_images(pages[0].description)
-    return next((image for image in images if image.pages[0] == number), None)
+    number = image[0].treeindex[0]
+    described = ome_images(pages[0].description)
+    return next((each for each in described if number in each.pages), None)
 
 
 def _is_no_slide(page: tifffile.TiffPage) -> bool:

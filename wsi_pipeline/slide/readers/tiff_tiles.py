@@ -122,7 +122,7 @@ class TiledPage:
         if len(present) < len(planes):
             return None
         tile = present[0] if len(present) == 1 else np.concatenate(present, axis=-1)
-        if self.bits > 8:
+        if tile.dtype == np.uint16:
             tile = _to_bytes(self.bits)[tile]
         return self._flatten(np.asarray(tile, dtype=np.uint8))
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from changed import Changed, thin_out
 from features import recipe
 from rows import RESULTS, Planned, carry_out
 from wsi_models.experiment import launch, run_experiment
@@ -28,10 +28,8 @@ from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import LabelMap, TrainingData
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from wsi_models.metrics import Evaluation
     from wsi_models.recipe import Recipe
-    from wsi_models.sources import Indices
 
 CLASSES = ("normal", "tumor")
 LABELS = LabelMap(
@@ -48,26 +46,6 @@ RARE_SHARE = 0.1
 METHODS = ("simsiam", "clusiam", "byol", "clubyol")
 
 
-class Thinned:
-    """Patches of which tumours are a tenth; otherwise as the source that they are drawn from."""
-
-    def __init__(self, source: TrainingData, seed: int) -> None:
-        normal = np.flatnonzero(source.label == CLASSES.index("normal"))
-        tumor = np.flatnonzero(source.label == CLASSES.index("tumor"))
-        count = round(len(normal) * RARE_SHARE / (1 - RARE_SHARE))
-        drawn = np.random.default_rng([seed, 9]).choice(tumor, count, replace=False)
-        self._source, self._kept = source, np.sort(np.concatenate([normal, drawn]))
-        self.classes, self.patch_px, self.mpp = source.classes, source.patch_px, source.mpp
-        self.stain_convention = source.stain_convention
-        self.label: Indices = source.label[self._kept]
-        self.group: Sequence[str] = [source.group[index] for index in self._kept]
-        self.block: Indices | None = None
-
-    def fetch(self, indices: Indices) -> tuple[Tensor, Tensor, Tensor]:
-        """Get patches, as the source does."""
-        return self._source.fetch(self._kept[indices])
-
-
 def main() -> None:
     """Run what is asked for and not done yet."""
     options = parse()
@@ -75,6 +53,7 @@ def main() -> None:
     source = TrainingData([PatchStore.open(options.store)], LABELS)
     steps = f"{options.epochs} x {options.iterations} steps of {options.batch}"
     for seed in options.seeds:
+        thinned = thin_out(source, CLASSES.index("tumor"), RARE_SHARE, seed)
         for name in options.methods:
             planned = Planned(
                 dataset="lc25000, one tumour in ten",
@@ -82,7 +61,7 @@ def main() -> None:
                 seed=seed,
                 setup=f"{options.encoder} (random start) {options.size} px, {steps}",
             )
-            work = partial(judge, recipe(options, name, seed), Thinned(source, seed))
+            work = partial(judge, recipe(options, name, seed), thinned)
             carry_out(planned, work, results=options.results)
 
 
@@ -103,7 +82,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def judge(chosen: Recipe, source: Thinned) -> dict[str, Any]:
+def judge(chosen: Recipe, source: Changed) -> dict[str, Any]:
     """Train, and judge the test groups."""
     torch.manual_seed(chosen.train.seed)
     with tempfile.TemporaryDirectory() as folder:

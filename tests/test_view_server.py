@@ -24,6 +24,7 @@ from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.attention import TileAttention, write_attention_table
 from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.run.outcome import RunReport
+from wsi_pipeline.slide.inputs import find_slides
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.stain import unmix
@@ -263,8 +264,9 @@ def test_learning_without_labels_says_what_to_do(client: TestClient) -> None:
 def test_settings_are_tried_at_once_and_kept_as_toml_for_the_next_run(
     client: TestClient, known_slide: KnownSlide, results: Path, tmp_path: Path
 ) -> None:
-    settings = {entry["key"]: entry for entry in client.get("/api/tune").json()}
+    settings = {entry["key"]: entry for entry in client.get("/api/tune").json()["settings"]}
     assert settings["min_tissue"]["value"] == 0.5
+    assert client.get("/api/tune").json()["options"] == []
     same = client.post("/api/slides/a/tune", json={}).json()
     store = PatchStore.open(results / "a" / "patches.zarr")
     assert same["funnel"] == store.funnel()
@@ -272,16 +274,60 @@ def test_settings_are_tried_at_once_and_kept_as_toml_for_the_next_run(
         np.frombuffer(base64.b64decode(same["reasons"]), np.uint8) == store.reasons.ravel()
     ).all()
 
-    wanted = {"tile": {"min_tissue": 0.95}}
+    wanted = {"tile": {"min_tissue": 0.95}, "results": {"threshold": 0.8}}
     tried = client.post("/api/slides/a/tune", json=wanted).json()
     assert tried["funnel"]["kept"] < same["funnel"]["kept"]
-    kept = Path(client.post("/api/tune", json=wanted).json()["path"])
-    assert {e["key"]: e["value"] for e in client.get("/api/tune").json()}["min_tissue"] == 0.95
+    option, kept = client.post("/api/tune", json=wanted).json()["options"]
+    assert option == "--config"
+    values = {e["key"]: e["value"] for e in client.get("/api/tune").json()["settings"]}
+    assert (values["min_tissue"], values["threshold"]) == (0.95, 0.8)
     assert not (results / ".view" / "tuned.toml").exists()
 
     job = SlideJob(path=known_slide.path, slide_id="a")
-    made = preprocess_slide(job, tmp_path / "next.zarr", load_config(kept))
+    config = load_config(Path(kept))
+    assert config.results.threshold == 0.8
+    made = preprocess_slide(job, tmp_path / "next.zarr", config)
     assert made.store.funnel() == tried["funnel"]
+
+    assert client.post("/api/tune", content="null", headers=JSON).json()["options"] == []
+    values = {e["key"]: e["value"] for e in client.get("/api/tune").json()["settings"]}
+    assert (values["min_tissue"], values["threshold"]) == (0.5, None)
+
+
+def test_tissue_is_drawn_like_any_area_and_given_to_the_next_run(
+    client: TestClient, known_slide: KnownSlide, results: Path, tmp_path: Path
+) -> None:
+    store = PatchStore.open(results / "a" / "patches.zarr")
+    found = client.get("/api/slides/a/tissue").json()
+    assert {part["properties"]["classification"]["name"] for part in found} == {"Tissue"}
+    whole = client.post("/api/slides/a/tune", json={}).json()
+    assert whole["pieces"] == len(found)
+
+    rubber = {"points": [[0, 1024], [2048, 1024]], "radius": 300}
+    erased = client.post("/api/slides/a/tissue", json={"erase": rubber}).json()
+    tried = client.post("/api/slides/a/tune", json={}).json()
+    assert tried["tissue_mm2"] < whole["tissue_mm2"]
+    assert 0 < tried["funnel"]["kept"] < store.funnel()["kept"]
+    option, masks = client.get("/api/tune").json()["options"]
+    assert option == "--tissue-mask"
+
+    (job,) = find_slides([str(known_slide.path)], tissue_mask=_only_mask(Path(masks), tmp_path))
+    made = preprocess_slide(
+        job, tmp_path / "next.zarr", load_config(base={"tile": {"mpp": 0.5, "patch_size": 256}})
+    )
+    assert made.store.funnel() == tried["funnel"]
+
+    client.post("/api/slides/a/tissue", json={"restore": erased["undo"]})
+    assert client.get("/api/slides/a/tissue").json() == found
+    assert client.post("/api/slides/a/tissue", content="null", headers=JSON).json() == found
+    assert client.get("/api/tune").json()["options"] == []
+
+
+def _only_mask(folder: Path, tmp_path: Path) -> Path:
+    """The one mask of a folder, in one where it has the name of the slide's file."""
+    (mask,) = folder.iterdir()
+    (tmp_path / "masks").mkdir()
+    return Path(shutil.copy(mask, tmp_path / "masks" / "known.geojson")).parent
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from wsi_pipeline.view.folder import MapFile, NotInResults, ResultsFolder
 from wsi_pipeline.view.jobs import RECIPES, Jobs
 from wsi_pipeline.view.learning import Learner
 from wsi_pipeline.view.maps import read_raster
+from wsi_pipeline.view.masks import Masks
 from wsi_pipeline.view.pixels import VIEWS, encode_png
 from wsi_pipeline.view.shapes import BadShape
 from wsi_pipeline.view.slides import Slides
@@ -88,6 +89,7 @@ class View:
     slides: Slides = field(init=False)
     learner: Learner = field(init=False)
     jobs: Jobs = field(init=False)
+    masks: Masks = field(init=False)
     tuner: Tuner = field(init=False)
     _lock: Lock = field(init=False, default_factory=Lock)
 
@@ -95,7 +97,8 @@ class View:
         self.slides = Slides(self.folder)
         self.learner = Learner(self.slides, lambda: self.learning(self.slides))
         self.jobs = Jobs(self.slides)
-        self.tuner = Tuner(self.slides)
+        self.masks = Masks(self.slides)
+        self.tuner = Tuner(self.slides, self.masks)
 
     def classes(self) -> list[ClassName]:
         """Return the classes to label with: those kept, else those the run knows."""
@@ -288,19 +291,36 @@ def _job_routes(view: View) -> list[Route]:
 
 
 def _tune_routes(view: View) -> list[Route]:
-    def settings(_: Request) -> Response:
-        return JSONResponse(view.tuner.settings())
+    tuner, masks = view.tuner, view.masks
 
-    def keep(_: Request, values: Any) -> Response:  # noqa: ANN401 -- JSON
-        return JSONResponse({"path": str(view.tuner.keep(values))})
+    def settings(_: Request) -> Response:
+        return JSONResponse({"settings": tuner.settings(), "options": tuner.options()})
+
+    def keep(request: Request, values: Any) -> Response:  # noqa: ANN401 -- JSON
+        if values is None:
+            tuner.forget()
+        else:
+            tuner.keep(values)
+        return settings(request)
 
     def preview(request: Request, values: Any) -> Response:  # noqa: ANN401 -- JSON
-        return JSONResponse(view.tuner.preview(_slide(request), values))
+        return JSONResponse(tuner.preview(_slide(request), values))
+
+    def tissue(request: Request) -> Response:
+        return JSONResponse(masks.file(_slide(request)).features())
+
+    def change_tissue(request: Request, change: Any) -> Response:  # noqa: ANN401 -- JSON
+        if change is None:
+            masks.forget(_slide(request))
+            return tissue(request)
+        return JSONResponse(masks.file(_slide(request)).apply(change))
 
     return [
         Route("/api/tune", settings, methods=["GET"]),
         Route("/api/tune", _with_json(keep), methods=["POST"]),
         Route(SLIDE + "/tune", _with_json(preview), methods=["POST"]),
+        Route(SLIDE + "/tissue", tissue, methods=["GET"]),
+        Route(SLIDE + "/tissue", _with_json(change_tissue), methods=["POST"]),
     ]
 
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 MAX_POINTS = 20_000
-"""Most vertices of one stroke or outline: minutes of drawing."""
+"""Most points of one stroke: minutes of drawing."""
+
+MAX_VERTICES = 200_000
+"""Most vertices of one area: the outline of a ragged section, pixel by pixel, has tens of
+thousands."""
 
 ROUNDNESS = 8
 """Edges of a quarter of a circle at the ends of a brush stroke."""
@@ -83,8 +87,8 @@ def parse_area(geometry: Any) -> dict[str, Any]:  # noqa: ANN401 -- JSON
             found = shape(geometry)
     except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
         raise BadShape(f"an outline is malformed: {error}") from error
-    if shapely.get_num_coordinates(found) > MAX_POINTS:
-        raise BadShape(f"an outline has more than {MAX_POINTS} vertices")
+    if shapely.get_num_coordinates(found) > MAX_VERTICES:
+        raise BadShape(f"an outline has more than {MAX_VERTICES} vertices")
     return to_geojson(found)
 
 

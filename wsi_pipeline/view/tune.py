@@ -17,12 +17,14 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tissue import make_segmenter, segment_overview
+from wsi_pipeline.tissue.pieces import find_pieces
 from wsi_pipeline.view.maps import describe_grid
 from wsi_pipeline.view.pixels import encode_png
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from wsi_pipeline.view.masks import Masks
     from wsi_pipeline.view.slides import Slides
 
 TUNED_NAME = "tuned.toml"
@@ -38,6 +40,7 @@ RANGES: dict[str, dict[str, tuple[float, float, float] | None]] = {
         "reject_edges": None,
     },
     "tile": {"min_tissue": (0, 1, 0.05), "max_pen": (0, 1, 0.01)},
+    "results": {"threshold": (0, 1, 0.01)},
 }
 """Options that the page offers, by stage: least, greatest and step; None is yes or no."""
 
@@ -51,10 +54,13 @@ class Tuner:
     ----------
     slides : Slides
         The slides.
+    masks : Masks
+        Tissue that was drawn.
     """
 
-    def __init__(self, slides: Slides) -> None:
+    def __init__(self, slides: Slides, masks: Masks) -> None:
         self._slides = slides
+        self._masks = masks
         self._overview = lru_cache(OVERVIEWS_KEPT)(self._read_overview)
 
     @property
@@ -94,6 +100,9 @@ class Tuner:
             info = slide.info
         segmenter = make_segmenter(config.tissue)
         mask = segment_overview(segmenter, rgb, max(segmenter.mpp, info.mpp), downsample)
+        drawn = self._masks.drawn(slide_id, info)
+        if drawn is not None:
+            mask = drawn.replace_in(mask)
         grid = lay_grid(info, mask, config.tile)
         return {
             "grid": describe_grid(grid),
@@ -101,6 +110,7 @@ class Tuner:
             "funnel": grid.funnel(),
             "mask": base64.b64encode(encode_png(mask.areas)).decode(),
             "tissue_mm2": self._tissue_mm2(mask.tissue, downsample, info.mpp),
+            "pieces": find_pieces(mask, info.mpp).count,
         }
 
     def keep(self, values: Any) -> Path:  # noqa: ANN401 -- JSON
@@ -115,6 +125,16 @@ class Tuner:
         with replace_atomically(self.path) as partial:
             partial.write_text(dump_config(config), encoding="utf-8")
         return self.path
+
+    def forget(self) -> None:
+        """Go back to the settings of the run."""
+        self.path.unlink(missing_ok=True)
+
+    def options(self) -> list[str]:
+        """Return what gives the next run all that was tuned and drawn."""
+        tuned = ["--config", str(self.path)] if self.path.exists() else []
+        drawn = ["--tissue-mask", str(self._masks.folder)] if self._masks.changed() else []
+        return tuned + drawn
 
     def _current(self) -> PipelineConfig:
         """Return what was kept, or the configuration of the run."""

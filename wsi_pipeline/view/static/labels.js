@@ -1,4 +1,4 @@
-// The labels of a slide: what the server has, what is on its way there, and how to undo it.
+// The labels of a slide, or its tissue: what the server has, what is on its way there, and how to undo it.
 //
 // A change is kept in the browser until the server has confirmed that it is on disk, so that a
 // server that dies loses nothing, and neither does a page that is closed.
@@ -10,8 +10,9 @@ const RETRY_MS = 2000;
 const MOST_UNDO = 200;
 
 export class Labels {
-  constructor(out, { changed, saved }) {
+  constructor(out, { changed, saved }, what = "labels") {
     this.out = out;
+    this.what = what;
     this.changed = changed;
     this.saved = saved;
     this.slide = null;
@@ -28,7 +29,7 @@ export class Labels {
     this.features = new Map();
     this.undoable = [];
     this.redoable = [];
-    const features = await get(slideUrl(slide, "/labels"));
+    const features = await get(slideUrl(slide, `/${this.what}`));
     if (this.slide !== slide) return;
     this.#take(Object.fromEntries(features.map((feature) => [feature.id, feature])));
     this.waiting = this.#kept();
@@ -70,7 +71,7 @@ export class Labels {
       const [{ change, kind }] = this.waiting;
       this.saved("saving");
       try {
-        const { done, undo } = await post(slideUrl(slide, "/labels"), change);
+        const { done, undo } = await post(slideUrl(slide, `/${this.what}`), change);
         if (this.slide !== slide) return;
         this.waiting.shift();
         this.#remember(kind, undo);
@@ -105,7 +106,7 @@ export class Labels {
   }
 
   get #key() {
-    return `wsi-pipeline ${this.out} ${this.slide}`;
+    return `wsi-pipeline ${this.out} ${this.slide}${this.what === "labels" ? "" : ` ${this.what}`}`;
   }
 
   #kept() {

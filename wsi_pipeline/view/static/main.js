@@ -10,7 +10,7 @@ import { labelPanel } from "./panel_label.js";
 import { Learning, learnPanel, showLearned } from "./panel_learn.js";
 import { mapPanel, showUnder } from "./panel_map.js";
 import { Trainings, trainPanel } from "./panel_train.js";
-import { Tuning, tunePanel } from "./panel_tune.js";
+import { TISSUE, Tuning, tunePanel } from "./panel_tune.js";
 import { SlideList } from "./slides.js";
 import { change, listen, restore, state } from "./state.js";
 import { TOOLS, Tools } from "./tools.js";
@@ -31,15 +31,25 @@ class Page {
     this.visited = -1;
     this.labels = new Labels(results.out, { changed: (changes) => this.#labelsChanged(changes), saved: (how) => showSaved(how) });
     this.learning = new Learning({ learned: (slide, result) => this.#learned(slide, result), changed: () => this.fillPanel("learn") });
+    this.tissue = new Labels(results.out, { changed: (changes) => this.#tissueChanged(changes), saved: (how) => showSaved(how) }, "tissue");
     this.tuning = new Tuning({ tried: (slide, result) => this.#tried(slide, result), changed: () => this.fillPanel("tune") });
     this.trainings = new Trainings({ changed: () => this.fillPanel("train"), done: (job) => this.#trained(job) });
     this.panes = new Panes(byId("panes"), { draw: (...drawing) => this.#draw(...drawing), moved: (place) => place && change(place, { quiet: true }) });
-    this.tools = new Tools(this.labels, {
-      redraw: () => this.panes.redraw(), currentClass: () => this.classes.find(({ name }) => name === this.current), grid: () => this.grid,
-      chosen: () => { this.fillTools(); this.fillPanel("label"); },
+    this.tools = new Tools(() => this.layer, {
+      redraw: () => this.panes.redraw(), currentClass: () => (this.onTissue ? TISSUE : this.classes.find(({ name }) => name === this.current)), grid: () => this.grid,
+      chosen: () => { this.fillTools(); this.fillPanel("label"); this.fillPanel("tune"); },
     });
     this.list = new SlideList(results.slides, new Map(classes.map(({ name, color }) => [name, color])), (id) => this.open(id));
     this.#listen();
+  }
+
+  /** Whether what is drawn is tissue, in the panel where it is asked for, and not a label. */
+  get onTissue() {
+    return state.tissue && state.tab === "tune";
+  }
+
+  get layer() {
+    return this.onTissue ? this.tissue : this.labels;
   }
 
   /** Open a slide, at the place of the address if ``place`` says so. */
@@ -64,6 +74,7 @@ class Page {
       this.list.mark(id);
       this.#badges();
       await this.labels.open(id);
+      await this.openTissue();
       await this.#loadMaps();
       await this.layout(place);
       this.fillPanel();
@@ -89,6 +100,11 @@ class Page {
     document.body.dataset.ready = this.about.id;
   }
 
+  /** Fetch the tissue that is drawn on, once it is wanted. */
+  async openTissue(anew = false) {
+    if (this.onTissue && (anew || this.tissue.slide !== this.about.id)) await this.tissue.open(this.about.id);
+  }
+
   async #loadMaps() {
     for (const name of [state.map, state.map2]) {
       if (name && !this.maps.has(name)) this.maps.set(name, await fetchMap(this.about.id, name));
@@ -107,7 +123,7 @@ class Page {
     const layer = this.layers[pane.number];
     drawOverlays(context, scale, seen, {
       map: this.pictures.get(state[layer.map]), ...this.#maskAndTiles(), size: this.about.size_wh,
-      opacity: state.opacity, labels: state.labels ? this.labels.features.values() : null, colorOf: (label) => this.#colorOf(label),
+      opacity: state.opacity, labels: state.labels ? this.layer.features.values() : null, colorOf: (label) => this.#colorOf(label),
       suggested: this.grid && state.tab === "learn" ? this.learning.result?.suggested : null, lattice: this.grid,
     });
     this.tools.drawOn(context, scale);
@@ -127,6 +143,7 @@ class Page {
   }
 
   #colorOf(label) {
+    if (this.onTissue) return TISSUE.color;
     return this.classes.find(({ name }) => name === label.name)?.color ?? label.color ?? "#7f7f7f";
   }
 
@@ -157,6 +174,12 @@ class Page {
     this.panes.redraw();
     this.fillPanel("label");
     if (Object.keys(changes).length && this.learning.automatic && document.body.dataset.ready === this.about?.id) this.learn();
+  }
+
+  #tissueChanged(changes) {
+    this.panes.redraw();
+    if (Object.keys(changes).length && document.body.dataset.ready === this.about?.id) this.tuning.again(this.about.id);
+    this.fillPanel("tune");
   }
 
   learn() {
@@ -195,7 +218,7 @@ class Page {
 
   chooseClass(number) {
     const entry = this.classes[number];
-    if (!entry) return;
+    if (!entry || this.onTissue) return;
     this.current = entry.name;
     if (this.tools.selected) this.tools.reclass(entry);
     else if (this.tools.tool === "move") this.tools.choose("tile");
@@ -254,6 +277,10 @@ class Page {
       const any = (...keys) => keys.some((key) => changed.has(key));
       try {
         if (any("map", "map2", "mask")) await this.#loadMaps();
+        if (any("tab", "tissue")) {
+          this.tools.cancel(); // what was chosen is of the other kind
+          await this.openTissue();
+        }
         if (any("view") || (any("map", "map2") && state.view === "compare")) await this.layout();
         if (any("threshold", "shown", "colors", "map", "map2")) this.#paint();
       } catch (error) {
@@ -279,8 +306,8 @@ class Page {
     if (byId("help").open) return;
     const key = event.key.toLowerCase();
     if (event.ctrlKey || event.metaKey) {
-      if (key === "z") { event.preventDefault(); if (event.shiftKey) this.labels.redo(); else this.labels.undo(); }
-      else if (key === "y") { event.preventDefault(); this.labels.redo(); }
+      if (key === "z") { event.preventDefault(); if (event.shiftKey) this.layer.redo(); else this.layer.undo(); }
+      else if (key === "y") { event.preventDefault(); this.layer.redo(); }
       return;
     }
     if (event.altKey) return;
@@ -290,6 +317,7 @@ class Page {
     const actions = {
       enter: () => this.tools.outline.length && this.tools.close(), escape: () => this.tools.cancel(), delete: () => this.tools.remove(), backspace: () => this.tools.remove(),
       "[": () => this.tools.resize(false), "]": () => this.tools.resize(true),
+      d: () => change(this.onTissue ? { tissue: false } : { tab: "tune", tissue: true }),
       g: () => change({ outlines: !state.outlines }), m: () => change({ mask: !state.mask }), a: () => change({ labels: !state.labels }),
       h: () => change({ opacity: state.opacity > 0 ? 0 : 0.6 }), c: () => change({ view: state.view === "compare" ? "one" : "compare" }),
       l: () => toggleList(), j: () => neighbour(1), k: () => neighbour(-1), "?": () => byId("help").showModal(),
@@ -325,13 +353,13 @@ function fillHelp() {
   const keys = [
     ...TOOLS.map(({ key, text, help }) => [key.toUpperCase(), `${text}: ${help}`]),
     ["1 … 9", "class to label with"], ["Ctrl Z, Ctrl Y", "undo, redo"], ["[ ]", "brush smaller, larger"], ["Arrows, + −", "move, zoom"],
-    ["H", "heatmap on and off"], ["G, M, A", "tile grid, mask, labels"], ["C", "two maps side by side"], ["N", "next suggested tile"], ["J, K", "next and previous slide"], ["L", "list of slides"],
+    ["H", "heatmap on and off"], ["G, M, A", "tile grid, mask, labels"], ["D", "draw the tissue"], ["C", "two maps side by side"], ["N", "next suggested tile"], ["J, K", "next and previous slide"], ["L", "list of slides"],
   ];
   byId("help").append(h("h2", {}, "Keys"), h("table", {}, keys.map(([key, text]) => h("tr", {}, h("td", {}, h("kbd", {}, key)), h("td", {}, text)))), h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")));
 }
 
 async function begin() {
-  restore();
+  const said = restore();
   if (innerWidth <= 800) document.body.classList.add("no-list");
   fillHelp();
   try {
@@ -340,6 +368,8 @@ async function begin() {
     const wanted = results.slides.some(({ id }) => id === state.slide) ? state.slide : results.slides.find(({ status }) => status !== "failed")?.id;
     if (!wanted) { notify("No slide of this run can be shown; see index.html for why they failed."); return; }
     page.trainings.refresh();
+    await page.tuning.load();
+    if (!said.has("threshold")) state.threshold = page.tuning.threshold;
     await page.open(wanted, state.zoom ? { x: state.x, y: state.y, zoom: state.zoom } : null);
   } catch (error) {
     notify(error.message);

@@ -47,7 +47,7 @@ function mapSettings(page, map) {
   return [
     h("label", { class: "field" }, "Show ", select),
     slider("Opacity", { id: "opacity", min: 0, max: 1, step: 0.05, value: state.opacity, show: percent, oninput: (opacity) => change({ opacity }, { quiet: false }) }),
-    slider(attention ? "Least percentile" : "Least probability", { id: "threshold", min: 0, max: 1, step: 0.01, value: state.threshold, show: percent, oninput: (threshold) => change({ threshold }) }),
+    slider(attention ? "Least percentile" : "Least probability", { id: "threshold", min: 0, max: 1, step: 0.01, value: state.threshold, show: percent, oninput: (threshold) => { change({ threshold }); if (!attention) page.tuning.keepThreshold(threshold); } }),
     colored ? [h("label", { class: "field" }, "Colours ", colors), canvas, h("p", { class: "row soft" }, h("span", {}, "0"), h("span", { class: "gap" }), h("span", {}, attention ? "1 (percentile)" : "1 (probability)"))] : null,
   ];
 }

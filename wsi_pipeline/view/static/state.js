@@ -2,7 +2,7 @@
 
 const DEFAULTS = {
   slide: "", view: "one", map: "", map2: "", shown: "", opacity: 0.6, threshold: 0,
-  colors: "viridis", outlines: false, mask: false, labels: true, tab: "map",
+  colors: "viridis", outlines: false, mask: false, labels: true, tab: "map", tissue: false,
   x: null, y: null, zoom: null,
 };
 
@@ -37,13 +37,16 @@ function write() {
   history.replaceState(null, "", `#${words}`);
 }
 
-/** Take what the address says; values of the wrong kind are left out. */
+/** Take what the address says; values of the wrong kind are left out. Returns what it says. */
 export function restore() {
+  const said = new Set();
   for (const [key, text] of new URLSearchParams(location.hash.slice(1))) {
     if (!(key in DEFAULTS)) continue;
+    said.add(key);
     const kind = ["x", "y", "zoom"].includes(key) ? "number" : typeof DEFAULTS[key];
     if (kind === "number" && Number.isFinite(Number(text))) state[key] = Number(text);
     else if (kind === "boolean") state[key] = text === "true";
     else if (kind === "string") state[key] = text;
   }
+  return said;
 }

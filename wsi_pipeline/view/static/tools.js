@@ -20,8 +20,8 @@ export const newId = () => crypto.randomUUID?.() ?? "xxxxxxxx-xxxx-4xxx-8xxx-xxx
 const square = ({ x, y, side }) => ({ type: "Polygon", coordinates: [[[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]] });
 
 export class Tools {
-  constructor(labels, { redraw, currentClass, grid, chosen }) {
-    this.labels = labels;
+  constructor(layer, { redraw, currentClass, grid, chosen }) {
+    this.layer = layer; // what is drawn: the labels of the slide, or its tissue
     this.redraw = redraw;
     this.currentClass = currentClass;
     this.grid = grid;
@@ -33,6 +33,10 @@ export class Tools {
     this.selected = null;
     this.corner = null;
     this.pointer = null;
+  }
+
+  get labels() {
+    return this.layer();
   }
 
   choose(tool) {

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import shapely
 
-from tests.viewed import make_results, pure_tiles
+from tests.viewed import pure_tiles
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn import label_by_strokes, write_training_store
-from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.view.folder import NotInResults, ResultsFolder
@@ -29,9 +28,11 @@ TILE = 64
 
 
 @pytest.fixture(scope="module")
-def results(known_slide: KnownSlide, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(
+    known_slide: KnownSlide, small_tiles: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Results whose slide has six labelled tiles of two classes."""
-    out = make_results(known_slide, tmp_path_factory.mktemp("jobs") / "out", patch_px=TILE)
+    out = Path(shutil.copytree(small_tiles, tmp_path_factory.mktemp("jobs") / "out"))
     store = PatchStore.open(out / "known" / "patches.zarr")
     names = pure_tiles(known_slide, store.xy, TILE)
     features = []
@@ -88,29 +89,6 @@ def test_training_stores_hold_labels_and_keep_regions_apart(
     assert {made.group[i] for i in np.flatnonzero(made.label < 0)} == {"known unlabelled"}
 
 
-@pytest.mark.slow
-def test_a_training_leaves_a_map_beside_the_others(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = {**RECIPES["class-m-small"], "train": {"epochs": 1, "iterations": 3}}
-    monkeypatch.setitem(RECIPES, "class-m-small", quick)
-
-    started = jobs.start("class-m-small", None, "known")
-    with pytest.raises(ConfigError, match="under way"):
-        jobs.start("class-m-small", None, "known")
-    done = ended(jobs, started.number)
-
-    assert done["state"] == "done", done["log"]
-    assert done["epoch"] == 1
-    assert len(done["commands"]) == 3
-    folder = jobs._slides.folder
-    assert set(folder.maps("known")) == {"bluer", started.map}
-    predictions = read_predictions(folder.map("known", started.map).path)
-    assert len(predictions) == len(jobs._slides.store("known"))
-    again = Jobs(jobs._slides)
-    assert [job.state for job in again.all()] == ["done"]
-
-
 def test_a_training_that_fails_says_why(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {**RECIPES["class-m-small"], "method": {"method": "no-such-method"}}
     monkeypatch.setitem(RECIPES, "class-m-small", broken)
@@ -125,6 +103,8 @@ def test_a_training_that_fails_says_why(jobs: Jobs, monkeypatch: pytest.MonkeyPa
 
 def test_a_training_can_be_stopped_and_another_started(jobs: Jobs) -> None:
     first = jobs.start("class-m-small", 500, "known")
+    with pytest.raises(ConfigError, match="under way"):
+        jobs.start("class-m-small", None, "known")
     while jobs._process is None:
         time.sleep(0.05)
     jobs.stop(first.number)
@@ -153,6 +133,10 @@ def test_what_cannot_be_trained_is_refused(jobs: Jobs) -> None:
     with pytest.raises(NotInResults):
         jobs.find(1)
     path = jobs._slides.folder.labels_path("known")
-    path.write_text(json.dumps(json.loads(path.read_text())[:1]))
+    features = json.loads(path.read_text())
+    path.write_text(json.dumps(features[:7]))  # six of one class, one of the other
+    with pytest.raises(ConfigError, match=r"is labelled in one place only.*2 tiles away"):
+        jobs.start("class-m-small", None, "known")
+    path.write_text(json.dumps(features[:1]))
     with pytest.raises(ConfigError, match="labels of 1 classes"):
         jobs.start("class-m-small", None, "known")

@@ -16,10 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
-from tests.viewed import colours, make_results
-from wsi_pipeline.config import PredictConfig, load_config
+from tests.viewed import make_results, view_of
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ReportError
-from wsi_pipeline.learn import FolderLearning
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.attention import TileAttention, write_attention_table
 from wsi_pipeline.results.export.parquet import read_predictions
@@ -53,17 +52,6 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture(scope="module")
 def results(known_slide: KnownSlide, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_results(known_slide, tmp_path_factory.mktemp("view") / "out", "a", "b")
-
-
-def view_of(out: Path, **options: Any) -> View:
-    folder = ResultsFolder(out, **options)
-    config = PredictConfig(device="cpu")
-    return View(
-        folder,
-        lambda slides: FolderLearning(
-            source=slides, encoder=colours(), config=config, work=folder.work
-        ),
-    )
 
 
 def client_of(view: View, token: str | None = None) -> TestClient:
@@ -254,11 +242,11 @@ def test_labels_learning_and_the_new_map(client: TestClient, results: Path) -> N
 
 def test_learning_without_labels_says_what_to_do(client: TestClient) -> None:
     for _ in range(200):
-        answer = client.post("/api/slides/a/learn", json={})
-        if answer.status_code != 200:
+        answer = client.post("/api/slides/a/learn", json={}).json()
+        if answer["ready"]:
             break
-    assert answer.status_code == 422
-    assert "label tiles of two classes" in answer.json()["error"]
+    assert "label tiles of two classes" in answer["problem"]
+    assert client.get("/api/slides/a/maps/learned").status_code == 404
 
 
 def test_settings_are_tried_at_once_and_kept_as_toml_for_the_next_run(

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from numpy.typing import NDArray
 from torch import nn
 
 from tests.runs import bluer
-from wsi_pipeline.config import load_config
+from wsi_pipeline.config import PredictConfig, load_config
+from wsi_pipeline.learn import FolderLearning
 from wsi_pipeline.predict.trained import TrainedEncoder
 from wsi_pipeline.run.slides import RunOptions, run_slides
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.types import EncoderSpec
+from wsi_pipeline.view.app import View, make_app
+from wsi_pipeline.view.folder import ResultsFolder
+from wsi_pipeline.view.guard import Guard
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -72,6 +79,36 @@ def colours() -> TrainedEncoder:
         features=6,
     )
     return TrainedEncoder(module=Colours(), spec=spec, fingerprint="c" * 64, trained_on="nothing")
+
+
+def view_of(out: Path, **options: Any) -> View:
+    """A folder of results as the page has it, with an encoder that needs no weights."""
+    folder = ResultsFolder(out, **options)
+    config = PredictConfig(device="cpu")
+    return View(
+        folder,
+        lambda slides: FolderLearning(
+            source=slides, encoder=colours(), config=config, work=folder.work
+        ),
+    )
+
+
+@contextmanager
+def served_here(out: Path, port: int = 0) -> Iterator[str]:
+    """Serve the page from a thread of this process, for tests that are not about the command."""
+    listening = socket.create_server(("127.0.0.1", port))
+    guarded = Guard(make_app(view_of(out)))
+    server = uvicorn.Server(
+        uvicorn.Config(guarded, log_level="warning", ws="none", timeout_graceful_shutdown=1)
+    )
+    thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        listening.close()
 
 
 @contextmanager

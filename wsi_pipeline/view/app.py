@@ -67,7 +67,7 @@ def static_folder() -> Path:
     if not (folder / "vendor" / "openseadragon.min.js").is_file():
         raise ConfigError(
             "the page needs OpenSeadragon, which this installation was built without, for want of "
-            "npm or of a network; install the wheel, or run: python fetch_viewer.py"
+            "npm or of a network; install the wheel, or in a checkout run: python viewer/fetch.py"
         )
     return folder
 

@@ -21,6 +21,7 @@ import tomli_w
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import replace_atomically
+from wsi_pipeline.learn.strokes import APART_TILES, label_by_strokes
 from wsi_pipeline.view.folder import NotInResults
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ class Jobs:
                 f"labels of {len(names)} classes are too few to train on; label tiles of two "
                 "classes at least, each in two places"
             )
+        self._require_places(labelled, sorted(names))
         with self._lock:
             if self._running is not None:
                 raise ConfigError("a training is under way; wait for it, or stop it")
@@ -187,6 +189,22 @@ class Jobs:
         self._keep(job)
         Thread(target=self._run, args=(job, commands), name=f"job {number}", daemon=True).start()
         return job
+
+    def _require_places(self, labelled: Sequence[str], classes: list[str]) -> None:
+        """Refuse labels that no network can be chosen by, before any time is spent on them."""
+        places: dict[int, set[tuple[str, int]]] = {}
+        for name in labelled:
+            store = self._slides.store(name)
+            tiles = label_by_strokes(self._slides.areas(name), classes, store.xy, store.extent)
+            for label, region in zip(tiles.label.tolist(), tiles.region.tolist(), strict=True):
+                places.setdefault(label, set()).add((name, region))
+        once = [classes[label] for label, found in sorted(places.items()) if len(found) < 2]
+        if once:
+            raise ConfigError(
+                f"{', '.join(once)} is labelled in one place only; the best network is chosen by "
+                f"labels it has not learnt from: label it once more, at least {APART_TILES:g} "
+                "tiles away"
+            )
 
     def stop(self, number: int) -> None:
         """Stop a training that is under way."""

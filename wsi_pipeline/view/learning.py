@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.learn import (
     ClassName,
     Learned,
@@ -103,13 +104,11 @@ class Learner:
         -------
         dict
             ``ready`` is false while features are being computed, with ``done`` and ``total``
-            tiles. Then ``judgement``, ``counts`` of labelled tiles, ``suggested`` tiles,
-            ``seconds``, and the map is on disk.
+            tiles. Where labels are too few, ``problem`` says what is missing. Else ``judgement``,
+            ``counts`` of labelled tiles, ``suggested`` tiles, ``seconds``, and the map is on disk.
 
         Raises
         ------
-        ConfigError
-            If fewer than two classes have a labelled tile.
         WsiPipelineError
             If features could not be computed.
         """
@@ -118,7 +117,10 @@ class Learner:
             return {"ready": False, **waiting}
         began = time.perf_counter()
         with self._lock:
-            learned, labels = self._fit(slide_id, classes)
+            try:
+                learned, labels = self._fit(slide_id, classes)
+            except ConfigError as error:  # too few labels: whoever has just begun made no mistake
+                return {"ready": True, "problem": str(error)}
             features = self._features(slide_id)
             predictions = predict_tiles(learned, self._slides.store(slide_id), features)
             self._write(slide_id, predictions)
@@ -126,6 +128,7 @@ class Learner:
         suggested = suggest_tiles(predictions.prob, projected, labels.tiles.tile)
         return {
             "ready": True,
+            "problem": None,
             "map": LEARNED,
             "judgement": learned.judgement.to_dict(),
             "temperature": learned.temperature,

@@ -37,8 +37,9 @@ export class Learning {
   async #once(slide) {
     try {
       const result = await post(slideUrl(slide, "/learn"), {});
-      this.problem = null;
-      if (result.ready) {
+      this.problem = result.problem ?? null;
+      if (this.problem) this.progress = null;
+      else if (result.ready) {
         this.progress = null;
         this.result = result;
         await this.learned(slide, result);

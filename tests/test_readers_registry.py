@@ -42,7 +42,7 @@ def install(folder: Path, patch: pytest.MonkeyPatch, line: str = "array = arrays
         "openslide": "wsi_pipeline.slide.readers.openslide:FORMAT",
     }
     afresh: Registry[Any] = Registry("slide reader", config.READERS.group, own)
-    for module in (config, readers, registry):
+    for module in (config, config.stages, readers, registry):
         patch.setattr(module, "READERS", afresh)
 
 

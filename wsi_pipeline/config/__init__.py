@@ -1,6 +1,7 @@
 """The configuration: one frozen model per stage, read from and written to TOML."""
 
 from wsi_pipeline.config.choices import (
+    DamagedTiles,
     HeValues,
     LabelMode,
     LabelTiles,
@@ -31,6 +32,7 @@ __all__ = [
     "MAX_MPP",
     "MIN_MPP",
     "READERS",
+    "DamagedTiles",
     "HeValues",
     "LabelConfig",
     "LabelMode",

@@ -29,6 +29,13 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class DamagedTiles(StrEnum):
+    """What is done about tiles whose pixels cannot be read."""
+
+    ERROR = "error"
+    DROP = "drop"
+
+
 class LabelMode(StrEnum):
     """How tiles get the class of an annotated area."""
 

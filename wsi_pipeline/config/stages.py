@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from wsi_pipeline.config.choices import (
+    DamagedTiles,
     HeValues,
     LabelMode,
     LabelTiles,
@@ -110,6 +111,11 @@ class TileConfig(StageConfig):
         False,
         description="Shift the last row and column of tiles inwards, so that they cover what is "
         "left of a slide at its right and bottom; it is left out otherwise, and counted.",
+    )
+    damaged_tiles: DamagedTiles = Field(
+        DamagedTiles.ERROR,
+        description="Tiles whose pixels cannot be read: fail the slide, or drop them, count them "
+        "and flag the slide. To drop them every tile is read twice.",
     )
     min_tissue: float = Field(
         0.5, ge=0, le=1, description="Smallest share of a tile that must be tissue."

@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_pipeline.slide.geometry import contradicts_objective, is_upsampled
 from wsi_pipeline.tissue.glass import glass_share
-from wsi_pipeline.types import Area
+from wsi_pipeline.types import Area, TileReason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,22 @@ def find_doubts(records: SlideRecords) -> tuple[str, ...]:
     tuple of str
         One sentence each: what is seen, and what to do; empty for most slides.
     """
-    return (*_of_scale(records), *_of_stain(records), *_of_mask(records))
+    return (
+        *_of_damage(records),
+        *_of_scale(records),
+        *_of_stain(records),
+        *_of_mask(records),
+    )
+
+
+def _of_damage(records: SlideRecords) -> list[str]:
+    damaged = records.funnel().get(TileReason.DAMAGED.name.lower(), 0)
+    if not damaged:
+        return []
+    return [
+        f"tiles that cannot be read are left out, {damaged} of them: the file is damaged or "
+        "incomplete; copy it again"
+    ]
 
 
 def _of_scale(records: SlideRecords) -> list[str]:

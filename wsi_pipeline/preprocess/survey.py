@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.config import DamagedTiles
 from wsi_pipeline.errors import UnsupportedSlideError
+from wsi_pipeline.preprocess.damage import drop_damaged
 from wsi_pipeline.slide.geometry import is_upsampled
 from wsi_pipeline.stain import estimate_stain_matrix
 from wsi_pipeline.store import StoreHeader
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.preprocess.extraction import TileReader
     from wsi_pipeline.preprocess.given import Given
     from wsi_pipeline.slide.open import Slide
+    from wsi_pipeline.slide.salvage import Box
     from wsi_pipeline.stopwatch import Stopwatch
     from wsi_pipeline.types import SlideInfo, StainEstimate, TileGrid, TissueMask
 
@@ -86,10 +89,12 @@ def survey_slide(
     """
     slide = tiles.slide
     _require_resolution(slide.info, config)
+    lost: list[Box] | None = [] if config.tile.damaged_tiles is DamagedTiles.DROP else None
     with watch.stage("mask"):
-        mask, thumbnail = _find_tissue(slide, given, config, pool)
+        mask, thumbnail = _find_tissue(slide, given, config, pool, lost)
     with watch.stage("grid"):
-        grid = _lay_tiles(slide, mask, given, config, pool)
+        grid = lay_grid(slide.info, mask, config.tile, given.roi)
+        grid = _without_spoilt(slide, grid, config, pool, lost)
     with watch.stage("stain"):
         # from all tissue, so that stores of labelled and of other tiles share one matrix;
         # tiles that labels may drop are not read ahead
@@ -97,8 +102,9 @@ def survey_slide(
     labelled = None
     if given.areas is not None:
         with watch.stage("labels"):
-            labelled = _label_tiles(slide, mask, given, config, pool)
-            grid = labelled.grid
+            labelled = _label_tiles(slide, mask, given, config)
+            grid = _without_spoilt(slide, labelled.grid, config, pool, lost)
+            labelled = replace(labelled, grid=grid)
     return StoreHeader(
         slide=slide.info,
         grid=grid,
@@ -142,59 +148,56 @@ def _require_true_colours(mask: TissueMask, rgb: NDArray[np.uint8], info: SlideI
 
 
 def _find_tissue(
-    slide: Slide, given: Given, config: PipelineConfig, pool: ThreadPoolExecutor
+    slide: Slide,
+    given: Given,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+    lost: list[Box] | None,
 ) -> tuple[TissueMask, NDArray[np.uint8]]:
     """Return the mask and the thumbnail, both from one overview."""
     segmenter = make_segmenter(config.tissue)
-    rgb, downsample = slide.overview(segmenter.mpp, pool)
+    rgb, downsample = slide.overview(segmenter.mpp, pool, lost=lost)
     mpp = max(segmenter.mpp, slide.info.mpp)
     require_brightfield(rgb, slide.info.slide_id)
     mask = segment_overview(segmenter, rgb, mpp, downsample)
     if given.tissue is not None:
         mask = given.tissue.replace_in(mask)
     _require_true_colours(mask, rgb, slide.info)
-    return mask, _thumbnail(slide, rgb, mpp)
-
-
-def _lay_tiles(
-    slide: Slide,
-    mask: TissueMask,
-    given: Given,
-    config: PipelineConfig,
-    pool: ThreadPoolExecutor,
-) -> TileGrid:
-    grid = lay_grid(slide.info, mask, config.tile, given.roi)
-    return _without_blurred(slide, grid, config, pool)
+    return mask, _thumbnail(slide, rgb, mpp, lost)
 
 
 def _label_tiles(
-    slide: Slide,
-    mask: TissueMask,
-    given: Given,
-    config: PipelineConfig,
-    pool: ThreadPoolExecutor,
+    slide: Slide, mask: TissueMask, given: Given, config: PipelineConfig
 ) -> LabelledTiles:
     """Choose and label the tiles of an annotated slide."""
     areas = given.areas or ()
-    labelled = label_tiles(slide.info, mask, areas, config.tile, config.label, given.roi)
-    return replace(labelled, grid=_without_blurred(slide, labelled.grid, config, pool))
+    return label_tiles(slide.info, mask, areas, config.tile, config.label, given.roi)
 
 
-def _without_blurred(
-    slide: Slide, grid: TileGrid, config: PipelineConfig, pool: ThreadPoolExecutor
+def _without_spoilt(
+    slide: Slide,
+    grid: TileGrid,
+    config: PipelineConfig,
+    pool: ThreadPoolExecutor,
+    lost: list[Box] | None,
 ) -> TileGrid:
+    """Drop the tiles that cannot be read or are not sharp, where that is asked for."""
+    if lost is not None:
+        grid = drop_damaged(slide, grid, lost, pool)
     if config.tile.min_sharpness is None:
         return grid
     scores = list(pool.map(lambda i: _tile_sharpness(slide, grid, i), range(len(grid))))
     return drop_blurred(grid, np.array(scores), config.tile.min_sharpness)
 
 
-def _thumbnail(slide: Slide, overview: NDArray[np.uint8], overview_mpp: float) -> NDArray[np.uint8]:
+def _thumbnail(
+    slide: Slide, overview: NDArray[np.uint8], overview_mpp: float, lost: list[Box] | None
+) -> NDArray[np.uint8]:
     """Picture the whole slide; small slides are read again, for the mask's pixels are coarse."""
     longer = max(slide.info.size_wh)
     mpp = slide.info.mpp * max(1.0, longer / THUMBNAIL_PX)
     if mpp < overview_mpp:
-        return slide.overview(mpp, oversampling=1)[0]
+        return slide.overview(mpp, oversampling=1, lost=lost)[0]
     height, width, _ = overview.shape
     scale = THUMBNAIL_PX / max(height, width)
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections import deque
 from contextlib import ExitStack
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -24,11 +25,14 @@ from wsi_pipeline.slide.readers import Reader, open_reader
 from wsi_pipeline.slide.readers.dicom import series_files
 from wsi_pipeline.slide.readers.resolution import resolve_mpp
 from wsi_pipeline.slide.resampling import average_areas, resize_square
+from wsi_pipeline.slide.salvage import read_salvaged
 from wsi_pipeline.types import SlideInfo
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
     from types import TracebackType
+
+    from wsi_pipeline.slide.salvage import Box
 
 BLOCK_PX = 1024
 """Side of the blocks, px of the level read, in which a whole level is shrunk."""
@@ -220,7 +224,12 @@ class Slide:
         return np.ascontiguousarray(np.rint(pixels), dtype=np.uint8)
 
     def overview(
-        self, mpp: float, pool: Executor | None = None, *, oversampling: float = OVERSAMPLING
+        self,
+        mpp: float,
+        pool: Executor | None = None,
+        *,
+        oversampling: float = OVERSAMPLING,
+        lost: list[Box] | None = None,
     ) -> tuple[NDArray[np.uint8], tuple[float, float]]:
         """Read the whole slide at low resolution, in little memory.
 
@@ -232,6 +241,9 @@ class Slide:
             Threads that share the work; the calling thread alone if None.
         oversampling : float
             How much finer the level is that is averaged; 1 is fastest.
+        lost : list of Box or None
+            Is given the parts that cannot be read, which are left white; None makes damage an
+            error.
 
         Returns
         -------
@@ -250,15 +262,16 @@ class Slide:
         x_edges = np.linspace(0, width, out_width + 1)
         y_edges = np.linspace(0, height, out_height + 1)
         rgb = np.empty((out_height, out_width, 3), dtype=np.uint8)
+        read = self._reader.read
+        if lost is not None:
+            read = partial(read_salvaged, self._reader, lost=lost)
 
         def shrink(block: tuple[slice, slice]) -> None:
             rows, columns = block
             y, x = y_edges[rows.start : rows.stop + 1], x_edges[columns.start : columns.stop + 1]
             left, top = math.floor(x[0]), math.floor(y[0])
             size_wh = math.ceil(x[-1]) - left, math.ceil(y[-1]) - top
-            rgb[block] = average_areas(
-                self._reader.read(level, (left, top), size_wh), y - top, x - left
-            )
+            rgb[block] = average_areas(read(level, (left, top), size_wh), y - top, x - left)
 
         blocks = product(_cut(out_height, height), _cut(out_width, width))
         deque((map if pool is None else pool.map)(shrink, blocks), maxlen=0)

@@ -26,6 +26,7 @@ class TileReason(IntEnum):
     REMAINDER = 10
     FOLD = 11
     BUBBLE = 12
+    DAMAGED = 13
 
 
 @dataclass(frozen=True, kw_only=True)

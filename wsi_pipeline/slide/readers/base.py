@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 WHITE = 255
 """Value of background: what lies outside the slide or was never scanned is glass, not tissue."""
 
+SMALL_PX = 64
+"""Side of the pieces that a slide is cut into where it is not known how it is stored."""
+
 
 class NotBrightfieldError(UnsupportedSlideError):
     """The file is sound, but holds no 8-bit colour image; no other reader can change that."""
@@ -129,6 +132,13 @@ class Reader(ABC):
         if left < right and top < bottom:
             self._fill(level, (left, top), pixels[top - y : bottom - y, left - x : right - x])
         return pixels
+
+    def tile_wh(self, _level: int) -> tuple[int, int]:
+        """Return width and height of the pieces that a level is stored in, px.
+
+        Where a reader does not know them, small ones that waste little beside a damaged place.
+        """
+        return SMALL_PX, SMALL_PX
 
     @abstractmethod
     def _fill(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:

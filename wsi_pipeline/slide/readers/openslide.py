@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wsi_pipeline.errors import SlideReadError, UnsupportedSlideError
 from wsi_pipeline.slide.readers.base import (
+    SMALL_PX,
     NotBrightfieldError,
     Reader,
     SlideHeader,
@@ -37,6 +38,7 @@ from wsi_pipeline.types import MppSource
 _IMAGE_FORMATS = ("PNG", "JPEG")
 _IMAGE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _MAGIC_BYTES = 8
+_SIDES = ("width", "height")
 _TIFF_UNITS = {"inch": 2, "centimeter": 3}
 
 
@@ -50,7 +52,7 @@ class OpenSlideReader(Reader):
     ----------
     path : Path
         The file.
-    slide : openslide.AbstractSlide
+    slide : openslide.OpenSlide or openslide.ImageSlide
         The open slide; closed with the reader.
     header : SlideHeader
         What it states.
@@ -70,21 +72,41 @@ class OpenSlideReader(Reader):
         super().__init__(path, header)
         self._slide = slide
         self._levels = levels
+        # not asked for later: a handle that met an error tells nothing any more
+        self._tiles_wh = [_tile_wh(slide.properties, level) for level in levels]
+
+    def tile_wh(self, level: int) -> tuple[int, int]:
+        """Return width and height of the tiles of a level, px, where OpenSlide tells."""
+        return self._tiles_wh[level]
 
     def _fill(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
         downsample = self.level_downsamples[level]
         place = round(xy[0] * downsample), round(xy[1] * downsample)
         height, width = pixels.shape[:2]
         try:
-            image = self._slide.read_region(place, self._levels[level], (width, height))
+            image = self._read(place, self._levels[level], (width, height))
         except (openslide.OpenSlideError, OSError) as error:
-            # after one error OpenSlide answers every call with it: the slide is lost, not a tile
             raise SlideReadError(
                 f"{self.path} cannot be read at level {level}, ({xy[0]}, {xy[1]}): {error}; the "
-                f"file is damaged or incomplete, copy it again",
+                f"file is damaged or incomplete, copy it again, or leave such tiles out by "
+                f"--damaged-tiles drop",
                 path=self.path,
             ) from error
         composite_on_white(np.asarray(image), pixels)
+
+    def _read(self, place: tuple[int, int], level: int, size_wh: tuple[int, int]) -> Image.Image:
+        """Read a rectangle, with another handle where the one at hand is lost.
+
+        After one error OpenSlide answers every call with it, so the error may be of another place.
+        """
+        try:
+            return self._slide.read_region(place, level, size_wh)
+        except openslide.OpenSlideError:
+            fresh = openslide.OpenSlide(_file_of(self.path))
+            image = fresh.read_region(place, level, size_wh)
+        # other threads may still read with the old one, which closes when nobody does
+        self._slide = fresh
+        return image
 
     def _release(self) -> None:
         self._slide.close()
@@ -108,7 +130,7 @@ def open_slide_file(path: Path) -> OpenSlideReader:
     UnsupportedSlideError
         If it is neither; says what OpenSlide said.
     """
-    file = series_member(path) if path.is_dir() else path
+    file = _file_of(path)
     if _is_image(file):
         return _open_image(path, file)
     is_plain_tiff = require_sane_tiff(file)
@@ -130,6 +152,10 @@ def open_slide_file(path: Path) -> OpenSlideReader:
         bounds_xy=_bounds_xy(properties),
     )
     return OpenSlideReader(path, slide, header, levels)
+
+
+def _file_of(path: Path) -> Path:
+    return series_member(path) if path.is_dir() else path
 
 
 def _require_the_slide(slide: openslide.OpenSlide, file: Path) -> None:
@@ -203,6 +229,12 @@ def _require_colour(image: Image.Image, path: Path) -> None:
             f"separated into stains",
             path=path,
         )
+
+
+def _tile_wh(properties: Mapping[str, str], level: int) -> tuple[int, int]:
+    names = (f"openslide.level[{level}].tile-{side}" for side in _SIDES)
+    width, height = (int(properties.get(name, SMALL_PX)) for name in names)
+    return width, height
 
 
 def _bounds_xy(properties: Mapping[str, str]) -> tuple[int, int]:

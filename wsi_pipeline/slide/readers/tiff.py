@@ -79,6 +79,10 @@ class TiffReader(Reader):
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._bytes = os.fstat(self._file).st_size
 
+    def tile_wh(self, level: int) -> tuple[int, int]:
+        """Return width and height of the tiles or strips of a level, px."""
+        return self._levels[level].tile_wh
+
     def _fill(self, level: int, xy: tuple[int, int], pixels: NDArray[np.uint8]) -> None:
         height, width = pixels.shape[:2]
         tile_width, tile_height = self._levels[level].tile_wh
@@ -135,7 +139,7 @@ class TiffReader(Reader):
         except _UNDECODABLE as error:
             raise SlideReadError(
                 f"{self.path} has a damaged tile at level {level}, column {column}, row {row} "
-                f"({error}); copy the file again",
+                f"({error}); copy the file again, or leave such tiles out by --damaged-tiles drop",
                 path=self.path,
             ) from error
 

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,9 +29,12 @@ from wsi_pipeline.annotations import read_annotations
 from wsi_pipeline.errors import ConfigError, ExportError
 from wsi_pipeline.registry import Registry
 from wsi_pipeline.results.class_map import ClassRule, NoClass
+from wsi_pipeline.results.export.anndata_file import build_anndata
+from wsi_pipeline.results.export.attention import TileAttention, write_attention_geojson
 from wsi_pipeline.results.export.features import write_features
 from wsi_pipeline.results.export.optional import import_optional
 from wsi_pipeline.results.export.registry import EXPORTS, Export
+from wsi_pipeline.results.heatmap import one_per_place
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.store.features import SlideFeatures
 from wsi_pipeline.types import Area
@@ -249,6 +253,64 @@ def test_spatialdata_reads_tiles_and_tissue(tmp_path: Path, result: SlideResult)
     assert_array_equal(np.asarray(data.labels["tissue"]), result.pieces.labels)
     squares = data.shapes["tiles"].geometry
     assert_allclose(shapely.bounds(squares.to_numpy())[:, :2], result.predictions.xy)
+
+
+@pytest.fixture(scope="module")
+def overlapping(result: SlideResult) -> SlideResult:
+    """The same tiles, twice as large: each place is covered by up to four."""
+    found = replace(result.predictions, extent=2 * result.predictions.pitch, distance=None)
+    records = Overlapping(result.records, found.extent)
+    return SlideResult(records=records, found=found)
+
+
+class Overlapping:
+    """Records of a slide whose tiles are larger than they are."""
+
+    def __init__(self, records: Any, extent: float) -> None:
+        self._records = records
+        self.extent = extent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+
+def test_where_tiles_overlap_every_export_has_one_value_per_place(
+    tmp_path: Path, overlapping: SlideResult
+) -> None:
+    cells = one_per_place(overlapping.predictions)
+    squares = {}
+    with exported("csv", tmp_path, overlapping).open(newline="") as file:
+        for row in csv.DictReader(file):
+            box = [float(row[name]) for name in ("minx", "miny", "width", "height")]
+            squares[tuple(box)] = [float(row[f"prob_{name}"]) for name in cells.class_names]
+    places = [(float(x), float(y), 8.0, 8.0) for x, y in cells.xy.tolist()]
+    assert list(squares) == places
+    assert_allclose(list(squares.values()), cells.prob)
+
+    table = build_anndata(overlapping, per_place=True)
+    assert_array_equal(table.X, cells.prob)
+    assert_allclose(table.obsm["spatial"], cells.xy + 4.0)
+    assert build_anndata(overlapping).n_obs == len(overlapping.predictions)
+
+
+def test_attention_has_one_value_per_place_and_still_sums_to_one(
+    tmp_path: Path, overlapping: SlideResult
+) -> None:
+    found = overlapping.predictions
+    values = found.prob / found.prob.sum(axis=0)
+    attention = TileAttention(
+        values=values, names=found.class_names, xy=found.xy, rc=found.rc, shape=found.shape,
+        extent=found.extent, pitch=found.pitch,
+    )  # fmt: skip
+    write_attention_geojson(tmp_path / "a.geojson", attention)
+    features = features_in(tmp_path / "a.geojson")
+    boxes = [to_shape(feature["geometry"]) for feature in features]
+    assert shapely.union_all(boxes).area == pytest.approx(sum(box.area for box in boxes))
+    for column, name in enumerate(found.class_names):
+        written = [feature["properties"]["measurements"][name] for feature in features]
+        assert sum(written) == pytest.approx(1, abs=1e-5)
+        means = one_per_place(replace(found, prob=values)).prob[:, column]
+        assert_allclose(np.array(written), means / means.sum(), atol=1e-7)
 
 
 def test_a_missing_library_is_named(tmp_path: Path, result: SlideResult) -> None:

@@ -5,7 +5,7 @@ Paints numbers, not colours; pictures are made elsewhere.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol
 
@@ -19,6 +19,8 @@ MAX_CELLS_PER_PITCH = 4
 others to the nearest cell, so that a stride of 255 in tiles of 256 px does not make 65,025 cells
 of every tile."""
 
+COLUMNS_AT_ONCE = 64
+"""Columns of numbers averaged over tiles in one go, so that features take little memory."""
 
 SAME_PX = 1e-6
 """What floating point makes of equal lengths."""
@@ -26,6 +28,10 @@ SAME_PX = 1e-6
 
 class Tiles(Protocol):
     """Tiles on a lattice, such as those of :class:`~wsi_pipeline.types.Predictions`."""
+
+    @property
+    def xy(self) -> NDArray[np.int64]:
+        """Top-left corners, level-0 px, shape (N, 2)."""
 
     @property
     def rc(self) -> NDArray[np.int32]:
@@ -81,22 +87,66 @@ def one_per_place(predictions: Predictions) -> Predictions:
         The cells of :func:`paint_heatmap` as tiles of their own; the same predictions where no
         tiles overlap.
     """
-    if predictions.extent <= predictions.pitch * (1 + SAME_PX) or not len(predictions):
+    cells = lay_cells(predictions)
+    if cells is None:
         return predictions
-    painted = paint_heatmap(predictions)
-    end = predictions.xy.max(axis=0) + predictions.extent
-    rc = np.argwhere(~np.isnan(painted.values[..., 0])).astype(np.int32)
-    # where the last tiles were shifted inwards, their cells end beyond the slide
-    rc = rc[(rc[:, ::-1] * painted.cell_px < end - SAME_PX).all(axis=1)]
     return replace(
         predictions,
-        prob=painted.values[tuple(rc.T)],
-        xy=np.rint(rc[:, ::-1] * painted.cell_px).astype(np.int64),
-        rc=rc,
-        shape=(painted.values.shape[0], painted.values.shape[1]),
-        extent=painted.cell_px,
-        pitch=painted.cell_px,
+        prob=cells.means(predictions.prob, predictions),
+        xy=cells.xy,
+        rc=cells.rc,
+        shape=cells.shape,
+        extent=cells.side,
+        pitch=cells.side,
         piece=None,
+        distance=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells:
+    """Squares without overlap that tiles with overlap cover.
+
+    Attributes
+    ----------
+    rc : ndarray of shape (M, 2), int32
+        Indices in a lattice of their own.
+    xy : ndarray of shape (M, 2), int64
+        Top-left corners, level-0 px.
+    shape : tuple of int
+        Rows and columns of that lattice.
+    side : float
+        Side of a cell, level-0 px.
+    """
+
+    rc: NDArray[np.int32]
+    xy: NDArray[np.int64]
+    shape: tuple[int, int]
+    side: float
+
+    def means(self, values: NDArray[np.float32], tiles: Tiles) -> NDArray[np.float32]:
+        """Average numbers of the tiles, shape (N, K), over those that cover each cell: (M, K)."""
+        means = np.empty((len(self.rc), values.shape[1]), dtype=np.float32)
+        for first in range(0, values.shape[1], COLUMNS_AT_ONCE):
+            some = slice(first, first + COLUMNS_AT_ONCE)
+            means[:, some] = paint_tiles(values[:, some], tiles)[0][tuple(self.rc.T)]
+        return means
+
+
+def lay_cells(tiles: Tiles) -> Cells | None:
+    """Cut what overlapping tiles cover into cells; None where no tiles overlap."""
+    if tiles.extent <= tiles.pitch * (1 + SAME_PX) or not len(tiles.xy):
+        return None
+    covered, side = paint_tiles(np.ones((len(tiles.xy), 1), dtype=np.float32), tiles)
+    end = tiles.xy.max(axis=0) + tiles.extent
+    rc = np.argwhere(~np.isnan(covered[..., 0])).astype(np.int32)
+    # where the last tiles were shifted inwards, their cells end beyond the slide
+    rc = rc[(rc[:, ::-1] * side < end - SAME_PX).all(axis=1)]
+    return Cells(
+        rc=rc,
+        xy=np.rint(rc[:, ::-1] * side).astype(np.int64),
+        shape=(covered.shape[0], covered.shape[1]),
+        side=side,
     )
 
 

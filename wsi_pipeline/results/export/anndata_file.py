@@ -13,6 +13,7 @@ from wsi_pipeline.errors import ExportError
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.results.export.optional import import_optional
 from wsi_pipeline.results.export.registry import Export
+from wsi_pipeline.results.heatmap import lay_cells, one_per_place
 from wsi_pipeline.store.features import read_features
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from wsi_pipeline.results.slide_result import SlideResult
+    from wsi_pipeline.types import Predictions
 
 
 def write_anndata(path: Path, result: SlideResult) -> None:
@@ -42,13 +44,16 @@ def write_anndata(path: Path, result: SlideResult) -> None:
         build_anndata(result).write_h5ad(partial, compression="gzip")
 
 
-def build_anndata(result: SlideResult) -> AnnData:
+def build_anndata(result: SlideResult, *, per_place: bool = False) -> AnnData:
     """Gather the tiles of a slide.
 
     Parameters
     ----------
     result : SlideResult
         Of one slide.
+    per_place : bool
+        Whether a row is a place, where tiles overlap: a cell of the lattice with the means of the
+        tiles that cover it.
 
     Returns
     -------
@@ -60,9 +65,17 @@ def build_anndata(result: SlideResult) -> AnnData:
         ``wsi_pipeline``, where it all is from, as JSON, and ``spatial``, the thumbnail as squidpy
         looks for it.
     """
-    found, records = result.predictions, result.records
+    records = result.records
     matrix, names = _matrix(result)
-    data = gather_tiles(matrix, names, _tiles(result), found.xy + found.extent / 2, result.mpp)
+    found, tissue, pieces = result.predictions, records.tissue_fraction, result.tile_pieces
+    cells = lay_cells(found) if per_place else None
+    if cells is not None:
+        matrix = cells.means(matrix, found)
+        tissue = cells.means(tissue[:, np.newaxis], found)[:, 0]
+        found = one_per_place(found)
+        pieces = result.pieces.nearest(found.xy + found.extent / 2)
+    tiles = _tiles(result, found, tissue, pieces)
+    data = gather_tiles(matrix, names, tiles, found.xy + found.extent / 2, result.mpp)
     scale = records.thumbnail.shape[1] / records.slide.size_wh[0]
     data.uns["wsi_pipeline"] = json.dumps(result.provenance())
     data.uns["spatial"] = {
@@ -116,10 +129,15 @@ def gather_tiles(
     return data
 
 
-def _tiles(result: SlideResult) -> pd.DataFrame:
+def _tiles(
+    result: SlideResult,
+    found: Predictions,
+    tissue_fraction: NDArray[np.float32],
+    pieces: NDArray[np.int32],
+) -> pd.DataFrame:
     import pandas as pd
 
-    found, count = result.predictions, len(result.predictions)
+    count = len(found)
     verdict = str(result.records.stain.verdict)
     columns = {
         "slide_id": categories([0] * count, [result.slide_id]),
@@ -129,8 +147,8 @@ def _tiles(result: SlideResult) -> pd.DataFrame:
         "y": found.xy[:, 1],
         "label": categories(found.label, found.class_names),
         "entropy": found.entropy,
-        "tissue_fraction": result.records.tissue_fraction,
-        "piece": result.tile_pieces,
+        "tissue_fraction": tissue_fraction,
+        "piece": pieces,
         "stain_verdict": categories([0] * count, [verdict]),
     }
     for index, name in enumerate(found.class_names):

@@ -16,7 +16,13 @@ import pyarrow.parquet as pq
 
 from wsi_pipeline.errors import PredictionsError
 from wsi_pipeline.files import replace_atomically
-from wsi_pipeline.results.export.geojson import tile_boxes, tile_feature, write_collection
+from wsi_pipeline.results.export.geojson import (
+    boxes_of,
+    tile_boxes,
+    tile_feature,
+    write_collection,
+)
+from wsi_pipeline.results.heatmap import lay_cells
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +150,7 @@ def read_attention_table(path: Path) -> TileAttention:
 def write_attention_geojson(
     path: Path, attention: TileAttention, bounds_xy: tuple[int, int] = (0, 0)
 ) -> None:
-    """Write one tile object per tile, with its attention as measurements.
+    """Write one tile object per place, with its attention as measurements.
 
     Parameters
     ----------
@@ -154,14 +160,24 @@ def write_attention_geojson(
         Of one slide. In QuPath, *Measure > Show measurement maps* colours the tiles.
     bounds_xy : tuple of int
         Where QuPath begins to count on this slide, level-0 px: ``SlideInfo.bounds_xy``.
+
+    Notes
+    -----
+    Where tiles overlap, cells of the lattice are written instead. Each has the mean of the tiles
+    that cover it, scaled so that attention sums to 1 over the cells as it does over tiles.
     """
     write_collection(path, _tiles(attention), bounds_xy)
 
 
 def _tiles(attention: TileAttention) -> Iterator[dict[str, Any]]:
-    boxes = tile_boxes(attention.rc, attention.extent, attention.pitch)
+    values, percentile, boxes = attention.values, attention.percentile, boxes_of(attention)
+    cells = lay_cells(attention)
+    if cells is not None:
+        values, percentile = (cells.means(each, attention) for each in (values, percentile))
+        values = values / values.sum(axis=0, dtype=np.float64)
+        boxes = tile_boxes(cells.rc, cells.side, cells.side)
     names = [name for column in attention.names for name in (column, f"{column} percentile")]
-    pairs = np.stack([attention.values, attention.percentile], axis=2).astype(np.float64)
+    pairs = np.stack([values, percentile], axis=2).astype(np.float64)
     numbers = pairs.reshape(len(boxes), -1).round(DECIMALS)
     for box, row in zip(boxes.tolist(), numbers.tolist(), strict=True):
         yield tile_feature(box, {"measurements": dict(zip(names, row, strict=True))})

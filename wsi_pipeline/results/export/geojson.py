@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry import Polygon
 
+    from wsi_pipeline.results.heatmap import Tiles
     from wsi_pipeline.results.slide_result import SlideResult
     from wsi_pipeline.types import Predictions
 
@@ -103,7 +104,7 @@ def _tiles(predictions: Predictions) -> Iterator[dict[str, Any]]:
     if predictions.piece is not None:
         measured.append("piece")
         columns = np.column_stack([columns, predictions.piece])
-    boxes, labels = _boxes(predictions), predictions.label
+    boxes, labels = boxes_of(predictions), predictions.label
     for box, label, numbers in zip(boxes, labels, columns.round(PROB_DECIMALS), strict=True):
         properties = {
             "classification": classes[label],
@@ -164,11 +165,12 @@ def annotation_feature(
     }
 
 
-def _boxes(predictions: Predictions) -> NDArray[np.int64]:
-    boxes = tile_boxes(predictions.rc, predictions.extent, predictions.pitch)
+def boxes_of(tiles: Tiles) -> NDArray[np.int64]:
+    """Return what each of the tiles stands for: x0, y0, x1, y1, level-0 px, shape (N, 4)."""
+    boxes = tile_boxes(tiles.rc, tiles.extent, tiles.pitch)
     # tiles that were shifted inwards stand for what is left of the slide
-    ends = np.rint(predictions.xy + predictions.extent).astype(np.int64)
-    shifted = boxes[:, :2] - predictions.xy > 1
+    ends = np.rint(tiles.xy + tiles.extent).astype(np.int64)
+    shifted = boxes[:, :2] - tiles.xy > 1
     boxes[:, 2:] = np.where(shifted, ends, boxes[:, 2:])
     return boxes
 

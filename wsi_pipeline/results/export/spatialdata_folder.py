@@ -11,9 +11,10 @@ import shapely
 
 from wsi_pipeline.files import replace_folder
 from wsi_pipeline.results.export.anndata_file import build_anndata
-from wsi_pipeline.results.export.geojson import tile_boxes
+from wsi_pipeline.results.export.geojson import boxes_of
 from wsi_pipeline.results.export.optional import import_optional
 from wsi_pipeline.results.export.registry import Export
+from wsi_pipeline.results.heatmap import one_per_place
 
 if TYPE_CHECKING:
     from wsi_pipeline.results.slide_result import SlideResult
@@ -35,6 +36,7 @@ def write_spatialdata(path: Path, result: SlideResult) -> None:
     -----
     ``images["thumbnail"]``, ``labels["tissue"]`` (number of the piece), ``shapes["tiles"]``
     (squares in level-0 px) and ``tables["table"]`` (as the export ``anndata``, a row per square).
+    Squares are tiles, or cells of the lattice with the means of their tiles where these overlap.
     The coordinate system ``global`` is in um from the corner of the slide.
 
     Raises
@@ -82,8 +84,7 @@ def _tissue(spatialdata: Any, result: SlideResult) -> Any:  # noqa: ANN401 -- of
 
 def _squares(spatialdata: Any, result: SlideResult) -> Any:  # noqa: ANN401 -- of the library
     geopandas = import_optional("geopandas", "spatialdata")
-    found = result.predictions
-    boxes = tile_boxes(found.rc, found.extent, found.pitch)
+    boxes = boxes_of(one_per_place(result.predictions))
     frame = geopandas.GeoDataFrame(geometry=shapely.box(*boxes.T.astype(np.float64)))
     return spatialdata.models.ShapesModel.parse(
         frame, transformations=_scaled(spatialdata, result.mpp, result.mpp)
@@ -93,11 +94,11 @@ def _squares(spatialdata: Any, result: SlideResult) -> Any:  # noqa: ANN401 -- o
 def _table(spatialdata: Any, result: SlideResult) -> Any:  # noqa: ANN401 -- of the library
     import pandas as pd  # comes with anndata
 
-    table = build_anndata(result)
+    table = build_anndata(result, per_place=True)
     # the thumbnail is an image of its own here, and names may hold no other characters
     del table.uns["spatial"]
     table.obs.columns = [re.sub(r"[^\w.-]", "_", name) for name in table.obs.columns]
-    count = len(result.predictions)
+    count = table.n_obs
     region = pd.Index([TILES], dtype=object)
     table.obs["region"] = pd.Categorical.from_codes(np.zeros(count, dtype=int), region)
     table.obs["square"] = np.arange(count)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_pipeline.files import replace_atomically
-from wsi_pipeline.results.export.geojson import tile_boxes
+from wsi_pipeline.results.export.geojson import boxes_of
 from wsi_pipeline.results.export.registry import Export
+from wsi_pipeline.results.heatmap import one_per_place
 
 if TYPE_CHECKING:
     from wsi_pipeline.results.class_map import ClassAreas
@@ -30,10 +31,11 @@ def write_tile_table(path: Path, result: SlideResult) -> None:
 
     Notes
     -----
-    Columns: ``minx``, ``miny``, ``width``, ``height`` (level-0 px), then ``prob_<class>``.
+    Columns: ``minx``, ``miny``, ``width``, ``height`` (level-0 px), then ``prob_<class>``. Where
+    tiles overlap, a row is a cell of the lattice, with the mean of the tiles that cover it.
     """
-    found = result.predictions
-    boxes = tile_boxes(found.rc, found.extent, found.pitch)
+    found = one_per_place(result.predictions)
+    boxes = boxes_of(found)
     places = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
     names = ["minx", "miny", "width", "height", *(f"prob_{name}" for name in found.class_names)]
     # the shortest text that reads back as the same number of 32 bits

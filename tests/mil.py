@@ -60,3 +60,16 @@ class Steps:
 
     def advance(self, steps: int = 1) -> None:
         self.done += steps
+
+
+class Stopping(Steps):
+    """Stops a run after so many epochs, as a person or a scheduler would."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def advance(self, steps: int = 1) -> None:
+        super().advance(steps)
+        if self.done >= self._after:
+            raise KeyboardInterrupt

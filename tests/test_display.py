@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from wsi_pipeline.cli.console import MANY_ROWS, print_table
 from wsi_pipeline.cli.display import RunDisplay
 from wsi_pipeline.run.lanes import StepNews
 from wsi_pipeline.run.outcome import SlideOutcome, Status
@@ -77,3 +78,13 @@ def test_a_finished_run_has_no_time_left(display: RunDisplay, clock: Clock) -> N
         display.finished(outcome(name, Status.EMPTY))
 
     assert display.summary() == "4 of 4 slides done"
+
+
+@pytest.mark.parametrize("count", [3, MANY_ROWS + 1])
+def test_a_table_shows_every_row_in_columns(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("slide", "status"), [(f"s{row}", f"[b]{row}\x1b") for row in range(count)])
+    lines = capsys.readouterr().out.splitlines()
+    words = ["status"] + ["[b]"] * count
+    places = {line.index(word) for line, word in zip(lines, words, strict=True)}
+    assert len(places) == 1
+    assert lines[-1].split() == [f"s{count - 1}", f"[b]{count - 1}\\x1b"]

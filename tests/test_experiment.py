@@ -19,6 +19,8 @@ from wsi_models.recipes import find_recipe
 
 from tests.labelled import write_images
 from wsi_pipeline.cli import main
+from wsi_pipeline.cli.training import writing_run
+from wsi_pipeline.errors import OutputError
 
 RECIPE = """
 name = "test-model"
@@ -276,3 +278,12 @@ def test_training_says_how_it_goes_line_by_line(work: Path) -> None:
     assert not lines[2].endswith(" left")
     quiet = [*map(str, arguments), "--out", str(work / "untold"), "--quiet"]
     assert "epoch 1 of" not in CliRunner().invoke(main, quiet).stderr
+
+
+def test_a_folder_that_is_trained_in_is_kept_from_others(tmp_path: Path) -> None:
+    (tmp_path / "folds" / ".0123.partial").mkdir(parents=True)
+    (tmp_path / ".4567.partial.json").touch()
+    with writing_run(tmp_path):
+        assert not list(tmp_path.rglob("*.partial*")), "left by a training that was killed"
+        with pytest.raises(OutputError, match="another process"), writing_run(tmp_path):
+            pytest.fail("two trainings in one folder")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from wsi_models.errors import TrainingError
+from wsi_models.mil import kept
 from wsi_models.mil.bags import Bags, Described, bags_of_patients
 from wsi_models.mil.config import AbmilConfig, MilRecipe, MilTrainConfig, PoolingConfig
 from wsi_models.mil.heads import build_head
@@ -29,7 +30,7 @@ from wsi_models.mil.survival.run import run_survival
 from wsi_models.mil.survival.train import fit_survival, risks
 from wsi_models.mil.train import Parts
 
-from tests.mil import FEATURES, Steps
+from tests.mil import FEATURES, Steps, Stopping
 from tests.passports import some_passport
 from wsi_pipeline.cli import main
 from wsi_pipeline.results.export.features import write_features
@@ -173,7 +174,7 @@ def test_a_step_has_the_gradient_of_all_its_patients() -> None:
     )
     every = np.arange(12, dtype=np.int64)
     parts = Parts(training=every, validation=every[:0])
-    trained = fit_survival(model, config, cohort, parts, CPU, Steps()).head
+    trained = fit_survival(MilRecipe(model=model, train=config), cohort, parts, CPU, Steps()).head
 
     torch.manual_seed(config.seed)
     head = build_head(model, FEATURES, 2)
@@ -193,11 +194,36 @@ def test_training_repeats_bit_for_bit_with_dropout() -> None:
     model = AbmilConfig(embedding=(8,), attention=4, dropout=0.5)
     every = np.arange(20, dtype=np.int64)
     parts = Parts(training=every[:15], validation=every[15:])
-    first, second = (fit_survival(model, config, cohort, parts, CPU, Steps()) for _ in range(2))
+    first, second = (
+        fit_survival(MilRecipe(model=model, train=config), cohort, parts, CPU, Steps())
+        for _ in range(2)
+    )
 
     assert first.history == second.history
     assert torch.equal(risks(first.head, cohort, every), risks(second.head, cohort, every))
     assert first.history[-1]["loss"] != first.history[0]["loss"]
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "FIRST_SECONDS", 0)
+    monkeypatch.setattr(kept, "REST", 0)
+    cohort = make_known_cohort(12)
+    model = AbmilConfig(embedding=(8,), attention=4, dropout=0.5)
+    recipe = MilRecipe(model=model, train=MilTrainConfig(epochs=4, folds=2, patients=4))
+    for after in (3, 7, 10):
+        with pytest.raises(KeyboardInterrupt):
+            run_survival(recipe, cohort, tmp_path / "stopped", CPU, Stopping(after))
+    steps = Steps()
+    run_survival(recipe, cohort, tmp_path / "stopped", CPU, steps)
+    assert steps.done == steps.total == 12
+    run_survival(recipe, cohort, tmp_path / "straight", CPU, Steps())
+    found = {path.relative_to(tmp_path / "stopped") for path in (tmp_path / "stopped").rglob("*")}
+    assert {Path("recipe.json"), Path("model/model.safetensors")} <= found
+    for name in found:
+        stopped, straight = (tmp_path / run / name for run in ("stopped", "straight"))
+        assert stopped.is_dir() or stopped.read_bytes() == straight.read_bytes(), name
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from wsi_models.errors import TrainingError
 from wsi_models.mil import bags as bags_module
+from wsi_models.mil import cross_validation, kept
 from wsi_models.mil.bags import Described, SlideLabel, order_classes, read_slide_labels
 from wsi_models.mil.bundle import load_slide_model
 from wsi_models.mil.config import MilRecipe, MilTrainConfig, ModelName, load_mil_recipe
@@ -23,7 +26,7 @@ from wsi_models.mil.train import Parts, choose_threshold, decide, fit, predict_b
 from wsi_models.model_folder import BundleError
 from wsi_models.recipes import find_recipe
 
-from tests.mil import FEATURES, Steps, make_bags
+from tests.mil import FEATURES, Steps, Stopping, make_bags
 
 CPU = torch.device("cpu")
 
@@ -47,7 +50,7 @@ def halves(count: int) -> Parts:
 def test_attention_finds_the_marked_instance(name: ModelName) -> None:
     bags, marked = make_bags(40)
     chosen = recipe(name, epochs=30)
-    fitted = fit(chosen.model, chosen.train, bags, halves(40), CPU, Steps())
+    fitted = fit(chosen, bags, halves(40), CPU, Steps())
     right = [
         int(fitted.head.score(bags.features(index)).attention[:, 0].argmax())
         == marked[bags.slide_ids[index]]
@@ -62,7 +65,7 @@ def test_attention_finds_the_marked_instance(name: ModelName) -> None:
 def test_three_classes_are_told_apart() -> None:
     bags, _ = make_bags(60, 30, classes=("none", "first", "second"))
     chosen = recipe("dsmil", epochs=40)
-    fitted = fit(chosen.model, chosen.train, bags, halves(60), CPU, Steps())
+    fitted = fit(chosen, bags, halves(60), CPU, Steps())
     prob = predict_bags(fitted.head, bags, np.arange(30, 60))
     assert prob.shape == (30, 3)
     assert (decide(prob, 0.5).numpy() == bags.label[30:]).mean() >= 0.8
@@ -118,9 +121,7 @@ def test_slides_that_test_change_no_model() -> None:
         slide_ids=bags.slide_ids, label=flipped, patient=bags.patient, classes=bags.classes,
         feature_count=FEATURES, load=bags.load,
     )  # fmt: skip
-    one, two = (
-        fit(chosen.model, chosen.train, each, parts, CPU, Steps()) for each in (bags, other)
-    )
+    one, two = (fit(chosen, each, parts, CPU, Steps()) for each in (bags, other))
     assert one.threshold == two.threshold
     for name, tensor in one.head.state_dict().items():
         assert torch.equal(tensor, two.head.state_dict()[name]), name
@@ -128,10 +129,7 @@ def test_slides_that_test_change_no_model() -> None:
 
 def test_training_is_deterministic_and_depends_on_the_seed() -> None:
     bags, _ = make_bags(12, 12)
-    runs = [
-        fit(recipe().model, MilTrainConfig(epochs=2, seed=seed), bags, halves(12), CPU, Steps())
-        for seed in (5, 5, 6)
-    ]
+    runs = [fit(recipe(epochs=2, seed=seed), bags, halves(12), CPU, Steps()) for seed in (5, 5, 6)]
     first, again, other = ([row["loss"] for row in run.history] for run in runs)
     assert first == again
     assert first != other
@@ -140,7 +138,7 @@ def test_training_is_deterministic_and_depends_on_the_seed() -> None:
 def test_features_are_standardised_by_those_that_train_alone() -> None:
     bags, _ = make_bags(10, 10)
     parts = halves(10)
-    head = fit(recipe().model, MilTrainConfig(epochs=1), bags, parts, CPU, Steps()).head
+    head = fit(recipe(epochs=1), bags, parts, CPU, Steps()).head
     pooled = torch.cat([bags.features(index) for index in parts.training.tolist()])
     torch.testing.assert_close(head.mean, pooled.mean(dim=0), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(head.std, pooled.std(dim=0, correction=0), atol=1e-5, rtol=1e-5)
@@ -153,7 +151,7 @@ def test_training_stops_early_with_the_best_weights() -> None:
     model = recipe().model.model_copy(
         update={"optimisation": recipe().model.optimisation.model_copy(update={"lr": 0.05})}
     )
-    fitted = fit(model, config, bags, halves(20), CPU, steps)
+    fitted = fit(MilRecipe(model=model, train=config), bags, halves(20), CPU, steps)
     losses = [float(row["validation_loss"] or 0) for row in fitted.history]
     assert len(losses) < 60
     assert fitted.best_epoch == int(np.argmin(losses)) + 1
@@ -172,7 +170,7 @@ def test_a_diverged_run_is_refused() -> None:
         feature_count=FEATURES, load=lambda _: np.full((3, FEATURES), np.nan, dtype=np.float32),
     )  # fmt: skip
     with pytest.raises(TrainingError, match="no number"):
-        fit(recipe().model, MilTrainConfig(epochs=1), broken, halves(8), CPU, Steps())
+        fit(recipe(epochs=1), broken, halves(8), CPU, Steps())
 
 
 @settings(max_examples=40, deadline=None)
@@ -221,38 +219,76 @@ def test_a_run_keeps_its_models_and_its_report(tmp_path: Path) -> None:
         run_mil(recipe(), bags, tmp_path / "run", CPU, steps)
 
 
-class Stopping(Steps):
-    """Stops a run after so many epochs, as a person or a scheduler would."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self._after = after
-
-    def advance(self, steps: int = 1) -> None:
-        super().advance(steps)
-        if self.done >= self._after:
-            raise KeyboardInterrupt
-
-
 def test_a_run_that_was_stopped_goes_on_with_the_next_fold(tmp_path: Path) -> None:
     bags, _ = make_bags(24, 12)
     chosen = recipe(folds=3, epochs=4)
     with pytest.raises(KeyboardInterrupt):
         run_mil(chosen, bags, tmp_path / "stopped", CPU, Stopping(9))
-    kept = tmp_path / "stopped" / "unfinished"
-    assert sorted(path.name for path in kept.iterdir()) == ["fold-1.ckpt", "fold-2.ckpt"]
-    before = (kept / "fold-1.ckpt").stat().st_mtime_ns
+    unfinished = tmp_path / "stopped" / "unfinished"
+    assert sorted(path.name for path in unfinished.iterdir()) == ["fold-1.ckpt", "fold-2.ckpt"]
+    before = (unfinished / "fold-1.ckpt").stat().st_mtime_ns
     with pytest.raises(KeyboardInterrupt):
         run_mil(chosen, bags, tmp_path / "stopped", CPU, Stopping(11))
-    assert (kept / "fold-1.ckpt").stat().st_mtime_ns == before
+    assert (unfinished / "fold-1.ckpt").stat().st_mtime_ns == before
     steps = Steps()
     run_mil(chosen, bags, tmp_path / "stopped", CPU, steps)
     assert steps.done == steps.total
-    assert not kept.exists()
+    assert not unfinished.exists()
     run_mil(chosen, bags, tmp_path / "straight", CPU, Steps())
     for name in ("predictions.csv", "folds/1/model.safetensors", "model/model.safetensors"):
         stopped, straight = (tmp_path / run / name for run in ("stopped", "straight"))
         assert stopped.read_bytes() == straight.read_bytes(), name
+
+
+def test_within_a_fold_a_run_goes_on_with_the_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "FIRST_SECONDS", 0)
+    monkeypatch.setattr(kept, "REST", 0)
+    bags, _ = make_bags(12, 6)
+    chosen = recipe(folds=2, epochs=6)
+    # dropout draws from torch's generator, the order of slides from numpy's
+    model = chosen.model.model_copy(update={"dropout": 0.5})
+    chosen = chosen.model_copy(update={"model": model})
+    trained: list[str] = []
+
+    def load(name: str) -> NDArray[np.float32]:
+        trained.append(name)
+        return bags.load(name)
+
+    counted = replace(bags, load=load)
+    for after in (4, 11):  # in the first fold, and in the second
+        with pytest.raises(KeyboardInterrupt):
+            run_mil(chosen, counted, tmp_path / "stopped", CPU, Stopping(after))
+    before = len(trained)
+    steps = Steps()
+    run_mil(chosen, counted, tmp_path / "stopped", CPU, steps)
+    assert steps.done == steps.total == 18
+    again = len(trained) - before
+    trained.clear()
+    run_mil(chosen, counted, tmp_path / "straight", CPU, Steps())
+    assert again < 0.7 * len(trained), "epochs were trained anew"
+    for name in ("predictions.csv", "report.json", "folds/2/model.safetensors"):
+        stopped, straight = (tmp_path / run / name for run in ("stopped", "straight"))
+        assert stopped.read_bytes() == straight.read_bytes(), name
+
+
+def test_a_run_killed_while_it_is_written_is_not_taken_for_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bags, _ = make_bags(12, 6)
+    chosen, out = recipe(folds=2, epochs=1), tmp_path / "run"
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_validation, "write_recipe", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_mil(chosen, bags, out, CPU, Steps())
+    (out / "unfinished" / "fold-1.ckpt").write_bytes(b"damaged")
+    run_mil(chosen, bags, out, CPU, Steps())
+    assert load_slide_model(out / "folds" / "2").config.name == "small"
 
 
 def test_folds_of_another_recipe_are_not_taken_up(tmp_path: Path) -> None:

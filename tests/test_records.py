@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -83,13 +83,13 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
         other.write(outcome(name))
     assert len(records.all()) == 3
     read: list[str] = []
-    inner = SlideOutcome.from_dict
+    inner = SlideOutcome.from_json
 
-    def note(values: dict[str, Any]) -> SlideOutcome:
-        read.append(values["slide_id"])
-        return inner(values)
+    def note(text: bytes) -> SlideOutcome:
+        read.append(json.loads(text)["slide_id"])
+        return inner(text)
 
-    monkeypatch.setattr(SlideOutcome, "from_dict", note)
+    monkeypatch.setattr(SlideOutcome, "from_json", note)
 
     other.write(outcome("b", status=Status.FAILED))
 

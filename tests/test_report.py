@@ -157,4 +157,4 @@ def test_doubts_about_the_classes_are_said_on_the_page(report: RunReport, tmp_pa
     page = tmp_path / "index.html"
     write_report(page, replace(report, outcomes=(done,)))
     assert "60% of the tiles look <unlike> those" in Page(page.read_text()).text
-    assert SlideOutcome.from_dict(json.loads(json.dumps(asdict(done)))).doubts == done.doubts
+    assert SlideOutcome.from_json(json.dumps(asdict(done)).encode()).doubts == done.doubts

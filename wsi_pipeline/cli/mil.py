@@ -13,7 +13,7 @@ import click
 
 from wsi_pipeline.cli.console import explained_errors, print_json, progress_bars
 from wsi_pipeline.cli.options import output_options
-from wsi_pipeline.cli.training import training_errors
+from wsi_pipeline.cli.training import training_errors, writing_run
 from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def train(
             None if values["recipe"] is None else find_recipe(values["recipe"]), chosen
         )
         device = values["device"]
-        with progress_bars(quiet or as_json) as progress:
+        with writing_run(out), progress_bars(quiet or as_json) as progress:
             if values["target"] == "survival":
                 columns = values["time"] or "time", values["event"] or "event"
                 cohort = _load_cohort(features, labels, *columns)
@@ -332,7 +332,9 @@ def _described(
     for name, path in files.items():
         if name in wanted:
             facts = describe_features(path)
-            described[name] = Described(facts.patches, facts.features, facts.encoder)
+            entry = path.stat()
+            content = f"{entry.st_size} {entry.st_mtime_ns}"
+            described[name] = Described(facts.patches, facts.features, facts.encoder, content)
     return described, lambda name: read_features(files[name]).features
 
 

@@ -101,20 +101,26 @@ def _run(name: str, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcom
     from wsi_models.threads import settle_threads
 
     from wsi_pipeline.cli.epochs import epoch_lines
-    from wsi_pipeline.cli.training import load_data
+    from wsi_pipeline.cli.training import load_data, writing_run
 
     settle_threads()
     recipe = load_recipe(find_recipe(name), _overrides(values))
     images = _images_of(recipe, values)
     fabric = launch(values["device"], recipe.train.precision)
-    stores = values["data"]
-    if images is not None:
-        stores = [out / "images.zarr"]
-        in_first_process(fabric, partial(_ingest, values["images"], stores[0], images, quiet=quiet))
-    source = load_data(stores, recipe.classes.names, recipe.classes.labels, values["memory_gib"])
-    with epoch_lines(quiet) as listener:
-        start = Start(resume=values["resume"], split_file=values["split_file"], listener=listener)
-        return run_experiment(recipe, source, out, fabric, start)
+    with writing_run(out):
+        stores = values["data"]
+        if images is not None:
+            stores = [out / "images.zarr"]
+            ingest = partial(_ingest, values["images"], stores[0], images, quiet=quiet)
+            in_first_process(fabric, ingest)
+        source = load_data(
+            stores, recipe.classes.names, recipe.classes.labels, values["memory_gib"]
+        )
+        with epoch_lines(quiet) as listener:
+            start = Start(
+                resume=values["resume"], split_file=values["split_file"], listener=listener
+            )
+            return run_experiment(recipe, source, out, fabric, start)
 
 
 def _images_of(recipe: Recipe, values: dict[str, Any]) -> ImagesConfig | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.files import locked, remove_leftovers
 
 if TYPE_CHECKING:
     from wsi_pipeline.training_data import TrainingData
@@ -63,6 +65,18 @@ def training_errors() -> Iterator[None]:
         yield
     except (TrainingError, BundleError) as error:
         raise ConfigError(str(error)) from error
+
+
+@contextmanager
+def writing_run(out: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder of a run, and clear up after one that was killed."""
+    if int(os.environ.get("RANK", "0")):  # of the processes of one training the first keeps it
+        yield
+        return
+    with locked(out):
+        for folder in (out, *out.glob("*/")):
+            remove_leftovers(folder)
+        yield
 
 
 def load_data(

@@ -122,15 +122,15 @@ class SlideOutcome:
     reused: bool = False
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SlideOutcome:
-        """Make an outcome of plain values.
+    def from_json(cls, text: bytes) -> SlideOutcome:
+        """Make an outcome of its plain values in JSON.
 
         Raises
         ------
         ValueError
             If a value is missing or of another type.
         """
-        return _outcomes().validate_python(values)
+        return _outcomes().validate_json(text)
 
     def of_patches(self) -> SlideOutcome | None:
         """Return what the record of a slide and model says of the slide's patches, if any."""

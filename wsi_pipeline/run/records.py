@@ -135,7 +135,7 @@ class Records:
         found = []
         for file in sorted(self._runs.glob(f"*{SUFFIX}")):
             try:
-                found.append(RunReport.from_dict(_read(file)))
+                found.append(RunReport.from_dict(json.loads(_read(file))))
             except (OSError, ValueError) as error:
                 logger.warning("%s is damaged: %s", file, error)
         return sorted(found, key=lambda report: report.started)
@@ -184,7 +184,7 @@ class Records:
 
     def _read(self, file: Path) -> SlideOutcome | None:
         try:
-            return SlideOutcome.from_dict(_read(file))
+            return SlideOutcome.from_json(_read(file))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -213,8 +213,8 @@ def _write(file: Path, values: dict[str, object]) -> None:
         partial.write_bytes(_HEAD + digits + _BETWEEN + body + _TAIL)
 
 
-def _read(file: Path) -> dict[str, object]:
-    """Read a record against its checksum.
+def _read(file: Path) -> bytes:
+    """Read the JSON of a record against its checksum.
 
     Raises
     ------
@@ -227,5 +227,4 @@ def _read(file: Path) -> dict[str, object]:
     digits = f"{checksum(body):0{_DIGITS}x}".encode()
     if content != _HEAD + digits + _BETWEEN + body + _TAIL:
         raise ValueError("its bytes do not agree with their checksum")
-    values: dict[str, object] = json.loads(body)
-    return values
+    return body

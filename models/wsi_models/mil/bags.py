@@ -40,11 +40,14 @@ class Described(NamedTuple):
         Length F of each vector.
     encoder : str or None
         Fingerprint of the encoder that made them, where it is known.
+    content : str
+        Differs where the features do; empty where that is not known.
     """
 
     patches: int
     features: int
     encoder: str | None = None
+    content: str = ""
 
 
 PATIENT_COLUMNS = ("patient", "case_id")
@@ -85,6 +88,8 @@ class Bags:
         Fingerprint of the encoder that made the features, where it is known.
     left_out : tuple of str
         Slides of the table that have no features, or no patches.
+    content : tuple of str
+        What is known of the features of each slide, pooled or not, that differs where they do.
     """
 
     slide_ids: tuple[str, ...]
@@ -95,6 +100,7 @@ class Bags:
     load: LoadFeatures
     encoder: str | None = None
     left_out: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.slide_ids)
@@ -243,6 +249,7 @@ def make_bags(
         load=load,
         encoder=_common(used, described, "encoder", "as encoder"),
         left_out=left_out,
+        content=tuple(described[row.slide_id].content for row in used),
     )
 
 

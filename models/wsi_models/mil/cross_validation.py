@@ -21,7 +21,7 @@ from wsi_models.errors import TrainingError
 from wsi_models.evaluate import write_evaluation
 from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.mil.folds import cut_validation, fold_by_patient
-from wsi_models.mil.kept import Kept
+from wsi_models.mil.kept import Kept, NotKept
 from wsi_models.mil.publish import publish_slide_model
 from wsi_models.mil.report import (
     CrossValidation,
@@ -29,7 +29,7 @@ from wsi_models.mil.report import (
     write_cross_validation,
     write_slide_table,
 )
-from wsi_models.mil.train import Fitted, Parts, Progress, decide, fit, predict_bags
+from wsi_models.mil.train import Parts, decide, fit, predict_bags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from wsi_models.mil.bags import Bags, Indices
     from wsi_models.mil.bundle import SlideModel
     from wsi_models.mil.config import MilRecipe
+    from wsi_models.mil.epochs import Fitted, Progress
 
 MODEL_FOLDER = "model"
 FOLDS_FOLDER = "folds"
@@ -107,7 +108,7 @@ def cross_validate(
     progress : Progress
         Told of every epoch.
     kept : Kept or None
-        Keeps each fold when it is done, and gives those that are done already.
+        Keeps where each fold stands, and gives those that are done already.
 
     Returns
     -------
@@ -128,9 +129,8 @@ def cross_validate(
     for number in range(config.folds):
         testing = np.flatnonzero(fold == number).astype(np.int64)
         parts = _cut(np.flatnonzero(fold != number).astype(np.int64), bags, recipe)
-        work = partial(fit, recipe.model, config, bags, parts, device, progress)
-        skip = partial(progress.advance, config.epochs)
-        one = work() if kept is None else kept.fit(f"fold-{number + 1}", work, skip)
+        work = partial(fit, recipe, bags, parts, device, progress)
+        one = (kept or NotKept()).fit(f"fold-{number + 1}", work, progress)
         one.head.to(device)
         prob[testing] = predict_bags(one.head, bags, testing)
         predicted[testing] = decide(prob[testing], one.threshold)
@@ -185,15 +185,16 @@ def run_mil(
 
     Notes
     -----
-    Folds that are done are kept in ``unfinished`` until the run is complete: the same again after
-    an interruption goes on with the next fold.
+    What is trained is kept in ``unfinished`` until the run is complete: the same again after an
+    interruption goes on with the fold, and within it with the epoch.
     """
     require_empty(out)
     kept = Kept(out, recipe, bags)
     judged = cross_validate(recipe, bags, device, progress, kept)
     progress.start("train on all slides", recipe.train.epochs)
     parts = _cut(np.arange(len(bags), dtype=np.int64), bags, recipe)
-    final = fit(recipe.model, recipe.train, bags, parts, device, progress)
+    work = partial(fit, recipe, bags, parts, device, progress)
+    final = kept.fit("all", work, progress)
     outcome = Outcome(result=judged.result, files=_write_run(out, recipe, bags, judged, final))
     kept.forget()
     return outcome
@@ -215,8 +216,6 @@ def _write_run(
     out: Path, recipe: MilRecipe, bags: Bags, judged: CrossValidated, final: Fitted
 ) -> dict[str, Path]:
     files = {"recipe": out / RECIPE_FILE, "predictions": out / TABLE_FILE}
-    with replace_atomically(files["recipe"]) as partial:
-        partial.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
     fold = (judged.fold + 1).tolist()
     write_slide_table(files["predictions"], bags, judged.prob, judged.predicted, fold)
     title = f"{recipe.name}: {recipe.model.model}, {len(bags.classes)} classes"
@@ -226,7 +225,14 @@ def _write_run(
         publish_slide_model(folder, recipe, bags, fitted, judged.result, index)
     files["model"] = out / MODEL_FOLDER
     publish_slide_model(files["model"], recipe, bags, final, judged.result)
+    write_recipe(files["recipe"], recipe)
     return files
+
+
+def write_recipe(path: Path, recipe: MilRecipe) -> None:
+    """Write the recipe of a run, its last file: a folder that has it holds a complete run."""
+    with replace_atomically(path) as partial:
+        partial.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def evaluate_slide_model(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from wsi_models.mil.bags import Bags
     from wsi_models.mil.config import MilRecipe
+    from wsi_models.mil.epochs import Fitted
     from wsi_models.mil.report import CrossValidation
-    from wsi_models.mil.train import Fitted
 
 
 def publish_slide_model(
@@ -64,7 +64,8 @@ def publish_slide_model(
             loss=f"that of {recipe.model.model}", data=data, seed=recipe.train.seed, metrics=metrics
         ),
     )
-    save_slide_model(folder, config, fitted.head, _card(recipe, config, judged))
+    # what a run that was killed had published is published anew
+    save_slide_model(folder, config, fitted.head, _card(recipe, config, judged), overwrite=True)
 
 
 def _card(recipe: MilRecipe, config: SlideModelConfig, judged: str) -> str:

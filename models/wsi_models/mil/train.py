@@ -6,10 +6,9 @@ tests.
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,21 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from wsi_models.errors import TrainingError
 from wsi_models.metrics import balanced_accuracy
+from wsi_models.mil.epochs import Epoch, Epochs, Fitted, NotSaved, Progress, Saved
 from wsi_models.mil.heads import Head, build_head
 
 if TYPE_CHECKING:
     from wsi_models.mil.bags import Bags, Indices
-    from wsi_models.mil.config import AdamConfig, MilTrainConfig, ModelConfig
-
-
-class Progress(Protocol):
-    """Told how far a run is."""
-
-    def start(self, what: str, total: int) -> None:
-        """Announce ``total`` steps of ``what``."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Report that ``steps`` more are done."""
+    from wsi_models.mil.config import AdamConfig, MilRecipe, MilTrainConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,44 +33,21 @@ class Parts:
     validation: Indices
 
 
-@dataclass(slots=True, kw_only=True)
-class Fitted:
-    """A trained head.
-
-    Attributes
-    ----------
-    head : Head
-        With the weights of its best epoch, in evaluation mode.
-    threshold : float
-        Of two classes: the probability from which the second is decided for.
-    best_epoch : int
-        The first with the lowest loss of the validation bags; the last without any.
-    history : list of dict
-        ``epoch``, ``lr``, ``loss`` and ``validation_loss`` (None without such bags) per epoch.
-    """
-
-    head: Head
-    threshold: float = 0.5
-    best_epoch: int = 0
-    history: list[dict[str, float | None]] = field(default_factory=list)
-
-
 def fit(
-    model: ModelConfig,
-    config: MilTrainConfig,
+    recipe: MilRecipe,
     bags: Bags,
     parts: Parts,
     device: torch.device,
     progress: Progress,
+    saved: Saved | None = None,
 ) -> Fitted:
     """Train a head.
 
     Parameters
     ----------
-    model : ModelConfig
-        Which head.
-    config : MilTrainConfig
-        How long, and what selects. On a CPU, equal seeds give equal weights, bit for bit.
+    recipe : MilRecipe
+        Which head, how long, and what selects. On a CPU, equal seeds give equal weights, bit for
+        bit.
     bags : Bags
         The bags.
     parts : Parts
@@ -88,7 +55,9 @@ def fit(
     device : torch.device
         Where to train.
     progress : Progress
-        Told of every epoch; those saved by stopping early are told at the end.
+        Told of every epoch.
+    saved : Saved or None
+        Where to go on, and what keeps where the training stands.
 
     Returns
     -------
@@ -100,15 +69,16 @@ def fit(
     TrainingError
         If the loss is no number.
     """
+    model, config = recipe.model, recipe.train
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)
         head = build_head(model, bags.feature_count, len(bags.classes)).to(device)
         if model.standardise:
             standardise_head(head, bags, parts.training)
-        fitted = Fitted(head=head)
-        _run_epochs(fitted, model.optimisation, config, bags, parts, progress)
-    head.eval()
+        optimizer, schedule = make_optimizer(head, model.optimisation, config.epochs)
+        epoch = _epoch(head, optimizer, config, bags, parts)
+        fitted = Epochs(head, optimizer, schedule, epoch).run(config, progress, saved or NotSaved())
     if config.threshold == "validation" and len(bags.classes) == 2 and len(parts.validation):
         prob = predict_bags(head, bags, parts.validation)[:, 1]
         fitted.threshold = choose_threshold(prob, _labels(bags, parts.validation))
@@ -166,38 +136,20 @@ def decide(prob: Tensor, threshold: float) -> Tensor:
     return prob.argmax(dim=1)
 
 
-def _run_epochs(
-    fitted: Fitted,
-    optimisation: AdamConfig,
-    config: MilTrainConfig,
-    bags: Bags,
-    parts: Parts,
-    progress: Progress,
-) -> None:
-    """Train until nothing gets better; leave the best weights and the history."""
-    head = fitted.head
-    optimizer, schedule = make_optimizer(head, optimisation, config.epochs)
+def _epoch(
+    head: Head, optimizer: optim.Optimizer, config: MilTrainConfig, bags: Bags, parts: Parts
+) -> Epoch:
+    """One step per bag in a new order, judged by the bags that select."""
     weights = _slide_weights(bags, parts.training, balanced=config.balanced)
-    rng = np.random.default_rng(config.seed)
-    lowest, best = math.inf, copy.deepcopy(head.state_dict())
-    for epoch in range(1, config.epochs + 1):
-        rate = float(optimizer.param_groups[0]["lr"])
-        head.train()
-        loss = _step_through(head, optimizer, bags, rng.permutation(parts.training), weights)
-        schedule.step()
-        judged = _mean_loss(head, bags, parts.validation) if len(parts.validation) else None
-        fitted.history.append({"epoch": epoch, "lr": rate, "loss": loss, "validation_loss": judged})
-        progress.advance()
-        if judged is None or judged < lowest:
-            lowest = math.inf if judged is None else judged
-            fitted.best_epoch = epoch
-            if judged is not None:
-                best = copy.deepcopy(head.state_dict())
-        elif config.patience is not None and epoch - fitted.best_epoch >= config.patience:
-            progress.advance(config.epochs - epoch)
-            break
-    if len(parts.validation):
-        head.load_state_dict(best)
+    draws = np.random.default_rng(config.seed)
+
+    def train() -> float:
+        return _step_through(head, optimizer, bags, draws.permutation(parts.training), weights)
+
+    def judge() -> float | None:
+        return _mean_loss(head, bags, parts.validation) if len(parts.validation) else None
+
+    return Epoch(train=train, judge=judge, draws=draws)
 
 
 def _step_through(

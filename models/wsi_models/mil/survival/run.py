@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,11 +25,13 @@ from wsi_models.mil.cross_validation import (
     RECIPE_FILE,
     TABLE_FILE,
     require_empty,
+    write_recipe,
 )
 from wsi_models.mil.folds import cut_validation, fold_by_patient
+from wsi_models.mil.kept import Kept
 from wsi_models.mil.survival.cox import concordance, concordance_interval, kaplan_meier
 from wsi_models.mil.survival.train import fit_survival, risks
-from wsi_models.mil.train import Fitted, Parts, Progress
+from wsi_models.mil.train import Parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from wsi_models.mil.bags import Indices
     from wsi_models.mil.config import MilRecipe
+    from wsi_models.mil.epochs import Fitted, Progress
     from wsi_models.mil.survival.cohort import Cohort
 
 GROUPS = ("lower risk", "higher risk")
@@ -111,6 +115,11 @@ def run_survival(
     TrainingError
         If there is a run in the folder, the model has a loss of instances, or the patients cannot
         be divided.
+
+    Notes
+    -----
+    As in :func:`~wsi_models.mil.cross_validation.run_mil`, the same again after an interruption
+    goes on where it stopped.
     """
     if recipe.model.model == "clam-sb":
         raise TrainingError(
@@ -118,6 +127,7 @@ def run_survival(
             "or max"
         )
     require_empty(out)
+    kept = Kept(out, recipe, cohort.bags, repr(cohort.time.tolist()))
     count = recipe.train.folds
     fold = fold_by_patient(cohort.bags.label, cohort.bags.patient, count, seed=recipe.train.seed)
     progress.start("train folds", count * recipe.train.epochs)
@@ -127,7 +137,9 @@ def run_survival(
     for number in range(count):
         testing = np.flatnonzero(fold == number).astype(np.int64)
         parts = _cut(np.flatnonzero(fold != number).astype(np.int64), cohort, recipe)
-        one = fit_survival(recipe.model, recipe.train, cohort, parts, device, progress)
+        work = partial(fit_survival, recipe, cohort, parts, device, progress)
+        one = kept.fit(f"fold-{number + 1}", work, progress)
+        one.head.to(device)
         found = risks(one.head, cohort, testing)
         risk[testing] = found.double().numpy()
         higher[testing] = (found.sigmoid() >= one.threshold).numpy()
@@ -139,12 +151,16 @@ def run_survival(
     )
     progress.start("train on all patients", recipe.train.epochs)
     parts = _cut(np.arange(len(cohort.bags), dtype=np.int64), cohort, recipe)
-    final = fit_survival(recipe.model, recipe.train, cohort, parts, device, progress)
+    final = kept.fit(
+        "all", partial(fit_survival, recipe, cohort, parts, device, progress), progress
+    )
     files = _write_records(out, recipe, cohort, result, (risk, higher, fold))
     for index, one in enumerate(fitted):
         _publish(out / FOLDS_FOLDER / str(index + 1), recipe, cohort, one, result, index)
     files["model"] = out / MODEL_FOLDER
     _publish(files["model"], recipe, cohort, final, result)
+    write_recipe(files["recipe"], recipe)
+    kept.forget()
     return SurvivalOutcome(result=result, files=files)
 
 
@@ -183,7 +199,6 @@ def _write_records(
     kinds = {kind: out / f"report.{kind}" for kind in ("json", "md", "png")}
     files = {"recipe": out / RECIPE_FILE, "predictions": out / TABLE_FILE, **kinds}
     title = f"{recipe.name}: {recipe.model.model}, survival"
-    _write_text(files["recipe"], recipe.model_dump_json(indent=1) + "\n")
     report = {**asdict(result), "left_out": list(cohort.bags.left_out)}
     _write_text(files["json"], json.dumps(report, indent=1) + "\n")
     _write_text(files["md"], describe(result, cohort, title))
@@ -272,7 +287,8 @@ def _publish(
             metrics=metrics,
         ),
     )
-    save_slide_model(folder, config, fitted.head, _card(config, recipe, judged))
+    # what a run that was killed had published is published anew
+    save_slide_model(folder, config, fitted.head, _card(config, recipe, judged), overwrite=True)
 
 
 def _card(config: SlideModelConfig, recipe: MilRecipe, judged: str) -> str:

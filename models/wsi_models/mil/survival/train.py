@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from wsi_models.errors import TrainingError
+from wsi_models.mil.epochs import Epoch, Epochs, Fitted, NotSaved, Progress, Saved
 from wsi_models.mil.heads import Head, build_head
 from wsi_models.mil.survival.cox import cox_loss
-from wsi_models.mil.train import Fitted, Parts, Progress, make_optimizer, standardise_head
+from wsi_models.mil.train import Parts, make_optimizer, standardise_head
 
 if TYPE_CHECKING:
     from torch import optim
 
     from wsi_models.mil.bags import Indices
-    from wsi_models.mil.config import MilTrainConfig, ModelConfig
+    from wsi_models.mil.config import MilRecipe, MilTrainConfig
     from wsi_models.mil.survival.cohort import Cohort
 
 RISK_CLASSES = 2
@@ -27,21 +28,20 @@ RISK_CLASSES = 2
 
 
 def fit_survival(
-    model: ModelConfig,
-    config: MilTrainConfig,
+    recipe: MilRecipe,
     cohort: Cohort,
     parts: Parts,
     device: torch.device,
     progress: Progress,
+    saved: Saved | None = None,
 ) -> Fitted:
     """Train a head by Cox's partial likelihood.
 
     Parameters
     ----------
-    model : ModelConfig
-        Which head; instances have no loss of their own.
-    config : MilTrainConfig
-        How long, how many patients a step compares (``patients``), and what selects.
+    recipe : MilRecipe
+        Which head (instances have no loss of their own), how long, how many patients a step
+        compares (``patients``), and what selects.
     cohort : Cohort
         The patients.
     parts : Parts
@@ -50,6 +50,8 @@ def fit_survival(
         Where to train.
     progress : Progress
         Told of every epoch.
+    saved : Saved or None
+        Where to go on, and what keeps where the training stands.
 
     Returns
     -------
@@ -67,17 +69,16 @@ def fit_survival(
     computed without gradients, the loss gives the gradient of each risk, and each bag is then run
     again, with the same random numbers, to pass it on.
     """
+    model, config = recipe.model, recipe.train
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)
         head = build_head(model, cohort.bags.feature_count, RISK_CLASSES).to(device)
         if model.standardise:
             standardise_head(head, cohort.bags, parts.training)
-        fitted = Fitted(head=head)
-        _Training(fitted, cohort, config).run(
-            make_optimizer(head, model.optimisation, config.epochs), parts, progress
-        )
-    head.eval()
+        optimizer, schedule = make_optimizer(head, model.optimisation, config.epochs)
+        epoch = _Training(head, optimizer, cohort, config).epoch(parts)
+        fitted = Epochs(head, optimizer, schedule, epoch).run(config, progress, saved or NotSaved())
     middle = risks(head, cohort, parts.training).median()
     fitted.threshold = float(middle.sigmoid())
     return fitted
@@ -96,47 +97,25 @@ def risks(head: Head, cohort: Cohort, indices: Indices) -> Tensor:
 class _Training:
     """The epochs of one fit."""
 
-    def __init__(self, fitted: Fitted, cohort: Cohort, config: MilTrainConfig) -> None:
-        self._fitted = fitted
-        self._head = fitted.head
+    def __init__(
+        self, head: Head, optimizer: optim.Optimizer, cohort: Cohort, config: MilTrainConfig
+    ) -> None:
+        self._head, self._optimizer = head, optimizer
         self._cohort = cohort
         self._config = config
         self._time = torch.from_numpy(cohort.time)
         self._event = torch.from_numpy(cohort.event)
         self._rng = np.random.default_rng(config.seed)
 
-    def run(
-        self,
-        means: tuple[optim.Optimizer, torch.optim.lr_scheduler.LambdaLR],
-        parts: Parts,
-        progress: Progress,
-    ) -> None:
-        """Train until nothing gets better; leave the best weights and the history."""
-        optimizer, schedule = means
-        config, fitted = self._config, self._fitted
-        lowest, best = math.inf, copy.deepcopy(self._head.state_dict())
-        for epoch in range(1, config.epochs + 1):
-            rate = float(optimizer.param_groups[0]["lr"])
-            loss = self._epoch(optimizer, parts.training)
-            schedule.step()
-            judged = self._judge(parts.validation)
-            row = {"epoch": epoch, "lr": rate, "loss": loss, "validation_loss": judged}
-            fitted.history.append(row)
-            progress.advance()
-            if judged is None or judged < lowest:
-                lowest = math.inf if judged is None else judged
-                fitted.best_epoch = epoch
-                best = copy.deepcopy(self._head.state_dict())
-            elif config.patience is not None and epoch - fitted.best_epoch >= config.patience:
-                progress.advance(config.epochs - epoch)
-                break
-        self._head.load_state_dict(best)
+    def epoch(self, parts: Parts) -> Epoch:
+        """Return what is done in each epoch."""
+        train = partial(self._train, parts.training)
+        return Epoch(train=train, judge=partial(self._judge, parts.validation), draws=self._rng)
 
-    def _epoch(self, optimizer: optim.Optimizer, training: Indices) -> float:
-        self._head.train()
+    def _train(self, training: Indices) -> float:
         order = self._rng.permutation(training)
         pieces = max(1, round(len(order) / self._config.patients))
-        losses = [self._step(optimizer, piece) for piece in np.array_split(order, pieces)]
+        losses = [self._step(piece) for piece in np.array_split(order, pieces)]
         total = float(np.mean(losses))
         if not math.isfinite(total):
             raise TrainingError(
@@ -145,7 +124,7 @@ class _Training:
             )
         return total
 
-    def _step(self, optimizer: optim.Optimizer, indices: Indices) -> float:
+    def _step(self, indices: Indices) -> float:
         """Take one step on the patients that are compared with each other."""
         seeds = self._rng.integers(2**31, size=len(indices)).tolist()
         with torch.no_grad():
@@ -155,10 +134,10 @@ class _Training:
         if not self._event[indices].any():
             return 0.0
         (gradient,) = torch.autograd.grad(loss, risk)
-        optimizer.zero_grad()
+        self._optimizer.zero_grad()
         for place, (index, seed) in enumerate(zip(indices.tolist(), seeds, strict=True)):
             self._draw(index, seed).backward(gradient[place])  # type: ignore[no-untyped-call]
-        optimizer.step()
+        self._optimizer.step()
         return float(loss.detach())
 
     def _draw(self, index: int, seed: int) -> Tensor:

@@ -23,6 +23,10 @@ ONNX = "onnx:"
 """What begins the name of a network that is a file."""
 
 
+_OF_MODELS = ("model.safetensors", "SHA256SUMS")
+"""Files by which the folder of a trained model is known."""
+
+
 def load_model(name: str) -> TrainedModel:
     """Load a bundle by folder, an embedded one by name, or a classifier of an ONNX file.
 
@@ -238,6 +242,55 @@ def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedMode
         caveat=bundle.config.caveat,
         usual_share=_usual_share(bundle.config),
     )
+
+
+def find_models(name: Path | str) -> list[Path]:
+    """Find the trained models that a name or a folder stands for.
+
+    Parameters
+    ----------
+    name : Path or str
+        Folder of a bundle or of a model of slides, folder of a training run, or the name of an
+        embedded bundle.
+
+    Returns
+    -------
+    list of Path
+        Their folders; none if it is nothing of the kind.
+    """
+    from wsi_models.bundle import available_bundles, bundle_path
+
+    folder = Path(name)
+    if not folder.exists() and str(name) in available_bundles():
+        return [bundle_path(str(name))]
+    within = [folder, folder / "bundle", folder / "model", *sorted(folder.glob("folds/*"))]
+    return [place for place in within if any((place / file).exists() for file in _OF_MODELS)]
+
+
+def check_model(folder: Path) -> str | None:
+    """Read a trained model as a whole, against its checksums and its own description.
+
+    Parameters
+    ----------
+    folder : Path
+        One of :func:`find_models`.
+
+    Returns
+    -------
+    str or None
+        What is wrong with it, and what to do.
+    """
+    from wsi_models.bundle import BundleError, load_bundle
+    from wsi_models.mil.bundle import is_slide_model, load_slide_model
+
+    try:
+        if is_slide_model(folder):
+            load_slide_model(folder)
+        else:
+            load_bundle(folder)
+    except BundleError as error:
+        return str(error)
+    return None
 
 
 def _usual_share(config: BundleConfig) -> float | None:

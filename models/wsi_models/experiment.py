@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ from wsi_models.recipe import RECIPE_FILE, Recipe, differing_keys, read_saved_re
 from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_features, predict_logits
 from wsi_models.split_gaps import describe_gaps
 from wsi_models.splits import Split, load_split, split_by_group
-from wsi_models.train import Progress, Task, check, train
+from wsi_models.train import LAST_FILE, Progress, Task, check, train
 
 if TYPE_CHECKING:
     from wsi_models.predictor import Predictor
@@ -178,6 +178,8 @@ def run_experiment(
         If recipe, data and an earlier run do not fit together.
     """
     recipe, start = recipe.settled(), start or Start()
+    if not (out / LAST_FILE).exists():
+        start = replace(start, resume=False)  # nothing was trained, whatever was written
     if start.resume:
         _require_same_recipe(recipe, out)
     split = _settle_split(recipe, source, out, start)

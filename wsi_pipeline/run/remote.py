@@ -125,6 +125,8 @@ class RemoteFolder:
 
     def _fetch(self, name: str, prefix: str, folder: Path) -> None:
         file = folder / name.removeprefix(prefix).lstrip("/")
+        if ".." in file.relative_to(folder).parts:
+            raise OutputError(f"{self.url}/{name} would be written out of {folder}; remove it")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(self.read(name))
 

@@ -1,22 +1,27 @@
 """A folder of results -> what in it is damaged or missing, and the command that redoes just that.
 
-Reads every byte that carries a checksum: patch stores, files on record, records. What is damaged is
-taken off its record, so that the next run does not take it for finished.
+Reads every byte that carries a checksum: patch stores, files on record, records, models. What is
+damaged is taken off its record, so that the next run does not take it for finished.
 """
 
 from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import FeaturesError, ReportError, StoreError
+from wsi_pipeline.models import check_model, find_models
 from wsi_pipeline.run.marks import Stage, find_damage
 from wsi_pipeline.run.outcome import Status
 from wsi_pipeline.run.records import Records
+from wsi_pipeline.run.remote import RemoteFolder
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.features import read_features
 from wsi_pipeline.store.find import STORE_NAME
@@ -57,7 +62,7 @@ class Verified:
     slides : int
         Slides on record.
     files : int
-        Files and stores that were read.
+        Files, stores and trained models that were read.
     unfinished : tuple of str
         Slides that failed or are not finished; no damage.
     damage : tuple of Damage
@@ -70,15 +75,18 @@ class Verified:
     damage: tuple[Damage, ...]
 
 
-def verify_folder(out: Path, progress: Progress) -> Verified:
+def verify_folder(out: Path, progress: Progress, bucket: str | None = None) -> Verified:
     """Read everything in a folder of results against its checksums.
 
     Parameters
     ----------
     out : Path
-        Folder of a run, of features, or of a copy of one.
+        Folder of a run, of features, of a training, or of a copy of one.
     progress : Progress
         Told of every record.
+    bucket : str or None
+        ``s3://bucket/prefix`` of the results; ``out`` is then where one slide at a time lies while
+        it is read.
 
     Returns
     -------
@@ -88,37 +96,62 @@ def verify_folder(out: Path, progress: Progress) -> Verified:
     Raises
     ------
     ReportError
-        If nothing was ever on record there, and there is no store.
+        If nothing was ever on record there, and there is neither a store nor a model.
     """
-    records = Records(out)
+    records = Records(out, None if bucket is None else RemoteFolder(bucket))
+    records.fetch()
     outcomes = records.all()
     stores = _stores_off_record(out, outcomes)
-    if not outcomes and not stores and not records.damaged():
-        raise ReportError(f"{out} is no folder of results: it has neither records nor stores")
+    models = find_models(out)
+    if not (outcomes or stores or models or records.damaged()):
+        raise ReportError(
+            f"{bucket or out} is no folder of results: it has no records, stores or models"
+        )
     runs = {run.run: run for run in records.runs()}
-    progress.start("verify", len(outcomes) + len(stores))
+    progress.start("verify", len(outcomes) + len(stores) + len(models))
     damage = list(_damaged_records(records, out))
     known: dict[str, str | None] = {}
-    for outcome in outcomes:
-        found = [
-            problem
-            for name, mark in outcome.stages.items()
-            for problem in _check(records, outcome, name, mark, known)
-        ]
-        damage += [_explain(out, outcome, runs, *problem) for problem in found]
-        progress.advance()
-    for store in stores:
-        reason = _check_store(out / store)
+    for slide_id, own in groupby(outcomes, key=lambda outcome: outcome.slide_id):
+        with _at_hand(records, slide_id):
+            for outcome in own:
+                damage += _damage_of(records, outcome, runs, known)
+                progress.advance()
+    for name, reason, redo in chain(_check_stores(out, stores), _check_models(models)):
         if reason is not None:
-            redo = f"wsi-pipeline preprocess SLIDE --out {shlex.quote(str(out))} --overwrite"
-            damage.append(Damage(file=store, reason=reason, redo=redo))
+            damage.append(Damage(file=name, reason=reason, redo=redo))
         progress.advance()
     return Verified(
         slides=len({outcome.slide_id for outcome in outcomes}),
-        files=len(known) + len(stores),
+        files=len(known) + len(stores) + len(models),
         unfinished=_unfinished(outcomes),
         damage=tuple(damage),
     )
+
+
+@contextmanager
+def _at_hand(records: Records, slide_id: str) -> Iterator[None]:
+    """Have the results of a slide here while the block runs, if they are in a bucket."""
+    if records.remote is None:
+        yield
+        return
+    folder = records.out / slide_id
+    try:
+        records.remote.download(slide_id, folder)
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_stores(out: Path, stores: list[str]) -> Iterator[tuple[str, str | None, str]]:
+    redo = f"wsi-pipeline preprocess SLIDE --out {shlex.quote(str(out))} --overwrite"
+    for store in stores:
+        yield store, _check_store(out / store), redo
+
+
+def _check_models(models: list[Path]) -> Iterator[tuple[str, str | None, str]]:
+    redo = "copy the model again from where it was made, or train it again into another folder"
+    for model in models:
+        yield str(model), check_model(model), redo
 
 
 def _stores_off_record(out: Path, outcomes: list[SlideOutcome]) -> list[str]:
@@ -152,6 +185,19 @@ def _check(
     if any(known[name] is not None for name in mark.left):
         _take_off(records, outcome, stage)
     return [(stage, name, reason) for name in new if (reason := known[name]) is not None]
+
+
+def _damage_of(
+    records: Records,
+    outcome: SlideOutcome,
+    runs: dict[str, RunReport],
+    known: dict[str, str | None],
+) -> list[Damage]:
+    return [
+        _explain(records.out, outcome, runs, *problem)
+        for name, mark in outcome.stages.items()
+        for problem in _check(records, outcome, name, mark, known)
+    ]
 
 
 def _take_off(records: Records, outcome: SlideOutcome, stage: str) -> None:

@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wsi_files import UnreadableError, read_bounded
 from wsi_models.bundle import BundleError, TrainingFacts
 from wsi_models.mil.config import ModelConfig
 from wsi_models.mil.heads import Head, build_head
-from wsi_models.model_folder import read_model_folder, require_weights, write_model_folder
+from wsi_models.model_folder import (
+    CONFIG_FILE,
+    MAX_CONFIG_BYTES,
+    read_model_folder,
+    require_weights,
+    write_model_folder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,6 +153,15 @@ def load_slide_model(folder: Path) -> SlideModel:
     found.require_weights(head.state_dict())
     head.load_state_dict(found.weights, assign=True)
     return SlideModel(config=config, head=head.eval(), fingerprint=found.fingerprint)
+
+
+def is_slide_model(folder: Path) -> bool:
+    """Whether a folder of a trained model says that it judges slides, not patches."""
+    try:
+        text = read_bounded(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
+    except (UnreadableError, OSError):
+        return False
+    return b'"feature_count"' in text
 
 
 def _shapes(config: SlideModelConfig) -> Head:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FOLDER = "unfinished"
 
-FIRST_SECONDS = 1.0
+FIRST_SECONDS = 0.25
 """A training shorter than this is done anew."""
 
 REST = 20

@@ -184,3 +184,15 @@ def test_the_command_line_takes_a_bucket(
     assert result.exit_code == 0, result.output
     assert f"Report: {bucket}/index.html" in result.output
     assert "known/patches.zarr/zarr.json" in RemoteFolder(bucket).names("known")
+
+    sound = CliRunner().invoke(main, ["verify", bucket, "--quiet"])
+    remote = RemoteFolder(bucket)
+    name = next(name for name in remote.names("known/patches.zarr/he") if "/c" in name)
+    remote.write(name, remote.read(name)[:-1] + b"\0")
+    damaged = CliRunner().invoke(main, ["verify", bucket, "--quiet"])
+
+    assert sound.exit_code == 0, sound.output
+    assert damaged.exit_code == 1
+    assert f"{bucket}/known/patches.zarr: shard 0 of he is damaged" in damaged.output
+    assert "--only known --overwrite" in damaged.output
+    assert b'"store"' not in remote.read(".wsi-pipeline/slides/known/patches.json")

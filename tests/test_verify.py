@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from wsi_models.bundle import TrainingFacts, bundle_path
+from wsi_models.mil.bundle import SlideModelConfig, save_slide_model
+from wsi_models.mil.config import PoolingConfig
+from wsi_models.mil.heads import build_head
 
 from tests.runs import DeadlyPath, bluer
 from wsi_pipeline.cli import main
@@ -140,6 +145,30 @@ def test_a_crash_without_a_store_costs_one_slide_and_the_log_has_its_last_words(
     assert "SIGSEGV" in (deadly.error or "")
     (log,) = tmp_path.rglob("*.log")
     assert "Fatal Python error: Segmentation fault" in log.read_text()
+
+
+def test_models_are_verified_by_name_folder_and_training(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(bundle_path("demo"), run / "bundle")
+    config = SlideModelConfig(
+        name="s", model=PoolingConfig(model="mean"), feature_count=3, encoder=None,
+        class_names=("a", "b"),
+        training=TrainingFacts(loss="l", data="d", seed=0, metrics={}),
+    )  # fmt: skip
+    save_slide_model(run / "folds" / "1", config, build_head(config.model, 3, 2), "a card")
+    verify = partial(CliRunner().invoke, main)
+
+    assert verify(["verify", "demo"]).exit_code == 0
+    assert "2 files, stores and models were read" in verify(["verify", str(run)]).output
+    flip(run / "bundle" / "model.safetensors")
+    flip(run / "folds" / "1" / "config.json")
+    damaged = verify(["verify", str(run)])
+
+    assert damaged.exit_code == 1
+    assert damaged.output.count("does not agree with SHA256SUMS") == 2
+    missing = verify(["verify", str(tmp_path / "nothing")])
+    assert missing.exit_code == 1
+    assert "no folder and no model" in missing.output
 
 
 def test_a_link_does_not_lead_out_of_the_folder(known_slide: KnownSlide, tmp_path: Path) -> None:

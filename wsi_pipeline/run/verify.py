@@ -120,6 +120,8 @@ def verify_folder(out: Path, progress: Progress, bucket: str | None = None) -> V
         if reason is not None:
             damage.append(Damage(file=name, reason=reason, redo=redo))
         progress.advance()
+    if bucket is not None:
+        damage = [replace(d, reason=d.reason.replace(str(out), bucket)) for d in damage]
     return Verified(
         slides=len({outcome.slide_id for outcome in outcomes}),
         files=len(known) + len(stores) + len(models),

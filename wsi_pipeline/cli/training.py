@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.files import locked, remove_leftovers
+from wsi_pipeline.files import LOCK_NAME, locked, remove_leftovers
 
 if TYPE_CHECKING:
     from wsi_pipeline.training_data import TrainingData
@@ -76,7 +76,12 @@ def writing_run(out: Path) -> Iterator[None]:
     with locked(out):
         for folder in (out, *out.glob("*/")):
             remove_leftovers(folder)
-        yield
+        try:
+            yield
+        finally:
+            (out / LOCK_NAME).unlink(missing_ok=True)
+            with suppress(OSError):  # a training that could not begin leaves no folder
+                out.rmdir()
 
 
 def load_data(

@@ -196,7 +196,8 @@ def run_journeys(
             for outcome in traffic.outcomes(journeys):
                 outcomes.append(outcome)
                 crew.monitor.finished(outcome)
-                publisher.soon()
+                if not outcome.reused:
+                    publisher.soon()
             outcomes.sort(key=lambda outcome: order[outcome.slide_id])
             means = _means(options, lanes)
         timing = time_run([o for o in outcomes if not o.reused], time.monotonic() - began, means)

@@ -97,6 +97,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, inbox.stop)
     with suppress(BrokenPipeError):
         _work(connection, inbox)
+    logging.shutdown()
+    os._exit(0)  # the parent waits, and there is nothing left to take down with care
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ VERSION = 1
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain values, replacing an older file in one step."""
-    with replace_atomically(path) as partial:
-        torch.save({"version": VERSION, **state}, partial)
+    with replace_atomically(path) as partial, partial.open("wb") as file:
+        # given a name, torch would write it into the file: equal states, other bytes
+        torch.save({"version": VERSION, **state}, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -120,6 +120,8 @@ def parse() -> argparse.Namespace:
     headline = ["supervised", "mixmatch", "class-m", "fixmatch", "class"]
     parser.add_argument("--methods", nargs="*", default=headline)
     parser.add_argument("--ablations", action="store_true", help="the ablations too")
+    variants = sorted({variant for _, variant in VARIANTS if variant})
+    parser.add_argument("--variants", nargs="*", choices=variants, default=[], help="these alone")
     parser.add_argument("--encoder", choices=ENCODERS, default="small")
     parser.add_argument("--size", type=int, default=64, help="side of the input, px")
     parser.add_argument("--epochs", type=int, default=10)
@@ -136,6 +138,8 @@ def parse() -> argparse.Namespace:
 
 def is_asked_for(options: argparse.Namespace, variant: str) -> bool:
     """Tell the ablations from what is compared where labels are wrong, and both from methods."""
+    if options.variants:
+        return variant in options.variants
     if variant == NOISE_AWARE:
         return options.wrong_labels > 0
     return not variant or options.ablations

@@ -7,13 +7,16 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import pytest
+import uvicorn
 from numpy.typing import NDArray
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from tests.viewed import make_results, view_of
@@ -32,6 +35,7 @@ from wsi_pipeline.view import app as app_module
 from wsi_pipeline.view.app import View, make_app
 from wsi_pipeline.view.folder import NotInResults, ResultsFolder
 from wsi_pipeline.view.guard import COOKIE, HEADERS, Guard
+from wsi_pipeline.view.masks import Masks
 from wsi_pipeline.view.pixels import (
     READ_PX,
     TILE_PX,
@@ -41,6 +45,8 @@ from wsi_pipeline.view.pixels import (
     read_tile,
     show_stain,
 )
+from wsi_pipeline.view.serve import ViewOptions, serve
+from wsi_pipeline.view.slides import Slides
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -330,9 +336,8 @@ def test_results_that_a_run_adds_to_are_read_again(results: Path, tmp_path: Path
     shutil.copytree(results, tmp_path / "out")
     folder = ResultsFolder(tmp_path / "out")
     assert list(folder.records()) == ["a", "b"]
+    assert folder.records() is folder.records()  # nothing is parsed while nothing changes
     report = RunReport.read(tmp_path / "out" / "run.json")
-    from dataclasses import replace
-
     replace(report, outcomes=report.outcomes[:1]).write(tmp_path / "out" / "run.json")
 
     assert list(folder.records()) == ["a"]
@@ -464,6 +469,27 @@ def test_others_need_the_token(results: Path) -> None:
         assert client.get("/api/results").status_code == 200
 
 
+@pytest.mark.parametrize(("host", "asks"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_server_that_others_can_reach_asks_for_its_token(
+    monkeypatch: pytest.MonkeyPatch, host: str, asks: bool
+) -> None:
+    guarded: list[Guard] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, **_: guarded.append(self.config.app))
+    told: list[str] = []
+
+    serve(Starlette(), ViewOptions(host=host, port=0), told.append)
+
+    (address,) = told
+    path, _, token = address.partition("?token=")
+    assert bool(token) is asks
+    assert not asks or len(token) >= 32  # 24 random bytes
+    with TestClient(guarded[0], base_url=path, follow_redirects=False) as other:
+        assert other.get("/api/results").status_code == (401 if asks else 404)
+        if asks:
+            assert other.get(f"/?token={token}").status_code == 303
+            assert other.get("/api/results").status_code == 404
+
+
 OUTSIDE = [
     "/api/slides/..%2F..%2Fetc/mask",
     "/api/slides/../../run.json",
@@ -504,6 +530,31 @@ def test_links_do_not_lead_out_of_the_results(
     assert client.get("/api/slides/a/maps/linked").status_code == 404
     assert client.get("/api/slides/b/mask").status_code == 404
 
+    (tmp_path / "notes.json").write_text('{"type": "FeatureCollection", "features": []}')
+    (out / "a" / "labels.geojson").symlink_to(tmp_path / "notes.json")
+    assert client.get("/api/slides/a/labels").status_code == 404
+    shutil.move(out / "a" / "patches.zarr", tmp_path / "patches.zarr")
+    (out / "a" / "patches.zarr").symlink_to(tmp_path / "patches.zarr")
+    assert client.get("/api/slides/a/mask").status_code == 404
+
+
+def test_ids_in_a_record_do_not_lead_out_of_the_results(results: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(results, tmp_path / "out"))
+    shutil.copytree(results / "a", tmp_path / "outside")
+    report = RunReport.read(out / "run.json")
+    led = [replace(report.outcomes[0], slide_id=name) for name in ("../outside", "..", "a/../a")]
+    replace(report, outcomes=(*report.outcomes, *led)).write(out / "run.json")
+    (tmp_path / "labels").mkdir()
+    folder = ResultsFolder(out, labels=tmp_path / "labels")
+
+    for outcome in led:
+        for look in (folder.folder, folder.labels_path, folder.store, folder.maps):
+            with pytest.raises(NotInResults):
+                look(outcome.slide_id)
+        with pytest.raises(NotInResults):
+            Masks(Slides(folder)).path(outcome.slide_id)
+    assert Slides(folder).slide_ids() == ["a", "b"]
+
 
 def test_every_answer_carries_the_headers(client: TestClient) -> None:
     answers = [
@@ -519,9 +570,19 @@ def test_every_answer_carries_the_headers(client: TestClient) -> None:
     for answer in answers:
         for name, value in HEADERS.items():
             assert answer.headers[name] == value
+        assert answer.headers["cache-control"] in ("no-store", "private, max-age=86400")
+    assert set(HEADERS) >= {
+        "Content-Security-Policy",
+        "X-Content-Type-Options",
+        "X-Frame-Options",
+        "Referrer-Policy",
+        "Cross-Origin-Opener-Policy",
+        "Cross-Origin-Resource-Policy",
+    }
     policy = HEADERS["Content-Security-Policy"]
     assert "unsafe" not in policy
-    assert "default-src 'none'" in policy
+    for part in ("default-src 'none'", "script-src 'self';", "frame-ancestors 'none'"):
+        assert part in policy
 
 
 def test_the_page_holds_no_script_or_style_of_its_own_and_no_address_of_another_machine() -> None:

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 MAX_BODY = 8 << 20
 """Largest change that is accepted, bytes."""
 
+GZIP_LEVEL = 1
+"""Quick: most readers are on this machine."""
+
 SLIDE = "/api/slides/{slide}"
 
 LASTING = {"Cache-Control": "private, max-age=86400"}
@@ -150,7 +153,7 @@ def make_app(view: View) -> Starlette:
             *_job_routes(view),
             *_tune_routes(view),
         ],
-        middleware=[Middleware(GZipMiddleware, minimum_size=2048)],
+        middleware=[Middleware(GZipMiddleware, minimum_size=2048, compresslevel=GZIP_LEVEL)],
         exception_handlers={
             NotInResults: _explain(404),
             BadShape: _explain(400),

@@ -88,10 +88,10 @@ class ResultsFolder:
         Raises
         ------
         NotInResults
-            If the run has no slide of this id.
+            If the run has no slide of this id, or it is no name of a folder in the results.
         """
         found = self.records().get(slide_id)
-        if found is None:
+        if found is None or not is_plain(slide_id):
             raise NotInResults(f"no slide {slide_id!r} in {self.out}")
         return found
 
@@ -108,10 +108,7 @@ class ResultsFolder:
             If the run has no such slide, or the folder leads out of the results.
         """
         self.record(slide_id)
-        folder = (self.out / slide_id).resolve()
-        if folder.parent != self.out:
-            raise NotInResults(f"the folder of {slide_id!r} is not in {self.out}")
-        return folder
+        return self._inside(self.out / slide_id)
 
     def slide_path(self, slide_id: str) -> Path:
         """Return the file of a slide, where it lies now."""
@@ -126,11 +123,11 @@ class ResultsFolder:
         StoreError
             If there is none, or it is damaged.
         """
-        return PatchStore.open(self.folder(slide_id) / STORE_NAME)
+        return PatchStore.open(self._inside(self.folder(slide_id) / STORE_NAME))
 
     def has_store(self, slide_id: str) -> bool:
         """Whether the patches of a slide were kept."""
-        return (self.folder(slide_id) / STORE_NAME).is_dir()
+        return self._inside(self.folder(slide_id) / STORE_NAME).is_dir()
 
     def maps(self, slide_id: str) -> dict[str, MapFile]:
         """Find the maps of a slide: one per model that predicted it or says where it looked."""
@@ -164,11 +161,17 @@ class ResultsFolder:
     def labels_path(self, slide_id: str) -> Path:
         """Return the file that labels of a slide are kept in."""
         if self._labels is None:
-            return self.folder(slide_id) / LABELS_NAME
+            return self._inside(self.folder(slide_id) / LABELS_NAME)
         if self._labels.is_file():
             return self._only_file(slide_id, self._labels)
         self.record(slide_id)
         return self._labels / f"{slide_id}.geojson"
+
+    def _inside(self, path: Path) -> Path:
+        """Return a path as it is, if no link in it leads out of the results."""
+        if not path.resolve().is_relative_to(self.out):
+            raise NotInResults(f"{path} leads out of {self.out}")
+        return path
 
     def _only_file(self, slide_id: str, file: Path) -> Path:
         """Return a file that was named itself, if it can only be meant for this slide."""
@@ -176,7 +179,7 @@ class ResultsFolder:
         if names == [slide_id] or file.stem == slide_id:
             return file
         if file.stem in names:
-            return self.folder(slide_id) / LABELS_NAME
+            return self._inside(self.folder(slide_id) / LABELS_NAME)
         raise ConfigError(
             f"{file} may belong to any of the {len(names)} slides of {self.out}; name it after its "
             "slide, or give a folder of <slide_id>.geojson"
@@ -198,6 +201,11 @@ class ResultsFolder:
                 self._report = RunReport.read(path)
                 self._records = _by_slide(self._report.outcomes)
                 self._seen = seen
+
+
+def is_plain(slide_id: str) -> bool:
+    """Whether an id that a record has is a name, and no path: a record may be a stranger's."""
+    return slide_id not in ("", "..") and Path(slide_id).name == slide_id
 
 
 def _by_slide(outcomes: Iterable[SlideOutcome]) -> dict[str, SlideOutcome]:

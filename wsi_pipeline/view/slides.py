@@ -19,7 +19,8 @@ from wsi_pipeline.results.views import write_views
 from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.slide.inputs import ANNOTATION_SUFFIXES
 from wsi_pipeline.slide.open import Slide, open_slide
-from wsi_pipeline.view.folder import LEARNED, PREDICTIONS_NAME, ResultsFolder
+from wsi_pipeline.store.find import STORE_NAME
+from wsi_pipeline.view.folder import LEARNED, PREDICTIONS_NAME, ResultsFolder, is_plain
 from wsi_pipeline.view.labels import LabelFile
 from wsi_pipeline.view.maps import describe_grid
 from wsi_pipeline.view.pixels import OpenSlides, TileServer, encode_jpeg, last_level
@@ -61,7 +62,9 @@ class Slides:
         return [
             outcome.slide_id
             for outcome in self.folder.records().values()
-            if outcome.status is Status.DONE and self.folder.has_store(outcome.slide_id)
+            if outcome.status is Status.DONE
+            and is_plain(outcome.slide_id)
+            and self.folder.has_store(outcome.slide_id)
         ]
 
     def store(self, slide_id: str) -> PatchStore:
@@ -77,7 +80,8 @@ class Slides:
                 f"slide {slide_id} has no patch store, which labels and tiles need; make one with "
                 "'wsi-pipeline preprocess', or run without --no-store"
             )
-        changed = (self.folder.folder(slide_id) / "patches.zarr" / "zarr.json").stat().st_mtime_ns
+        header = self.folder.folder(slide_id) / STORE_NAME / "zarr.json"
+        changed = header.stat().st_mtime_ns if header.exists() else 0  # opening says what is wrong
         return self._store(slide_id, changed)
 
     def _open_store(self, slide_id: str, changed: int) -> PatchStore:

@@ -22,8 +22,8 @@ from wsi_pipeline.errors import FeaturesError, ModelMismatchError, ModelOutputEr
 from wsi_pipeline.predict.encode import encode_store
 from wsi_pipeline.predict.features import EncodeOptions
 from wsi_pipeline.predict.trained import TrainedEncoder
-from wsi_pipeline.results.attention import write_attention
-from wsi_pipeline.results.export.attention import TileAttention
+from wsi_pipeline.results.attention import paint_attention, write_attention
+from wsi_pipeline.results.export.attention import TileAttention, read_attention_table
 from wsi_pipeline.results.export.features import Layout, feature_file, write_features
 from wsi_pipeline.run.one_features import FeatureOptions, write_store_features
 from wsi_pipeline.store.features import (
@@ -33,7 +33,7 @@ from wsi_pipeline.store.features import (
     read_features,
 )
 from wsi_pipeline.store.passport import Passport
-from wsi_pipeline.types import EncoderSpec
+from wsi_pipeline.types import EncoderSpec, TileReason
 
 if TYPE_CHECKING:
     from wsi_pipeline.store import PatchStore
@@ -347,6 +347,33 @@ def test_attention_lands_on_its_tiles(store: PatchStore, tmp_path: Path) -> None
         "attention percentile": pytest.approx(19.5 / 20),
     }
     assert files["attention"].stat().st_size > 1000
+
+
+def test_attention_off_the_lattice_lands_on_its_tiles(tmp_path: Path) -> None:
+    header = make_header(3)
+    corners = np.array([[[10, 20], [13, 23], [90, 7]]])  # the first two overlap
+    grid = replace(
+        header.grid,
+        reasons=np.full((1, 3), TileReason.KEPT, dtype=np.uint8),
+        tissue_fraction=np.ones((1, 3), dtype=np.float32),
+        corners=corners,
+    )
+    store = make_store(tmp_path / "p.zarr", replace(header, grid=grid))
+    values = np.array([[0.2], [0.3], [0.5]], dtype=np.float32)
+    of_tiles = replace(some_features(3), xy=store.xy)
+
+    files = write_attention(store, of_tiles, values, ["attention"], tmp_path / "out")
+
+    read = read_attention_table(files["table"])
+    assert not read.lattice
+    tiles = json.loads(files["geojson"].read_text())["features"]
+    assert [t["geometry"]["coordinates"][0][0] for t in tiles] == store.xy.tolist()
+    raster, cell_px = paint_attention(read)
+    for row, col in np.ndindex(raster.shape[:2]):
+        x, y = (col + 0.5) * cell_px, (row + 0.5) * cell_px
+        inside = ((store.xy <= (x, y)) & ((x, y) < store.xy + store.extent)).all(axis=1)
+        expected = read.percentile[inside].mean() if inside.any() else np.nan
+        np.testing.assert_allclose(raster[row, col, 0], expected)
 
 
 def test_attention_of_other_patches_is_refused(store: PatchStore, tmp_path: Path) -> None:

@@ -18,12 +18,15 @@ from wsi_pipeline.config import PipelineConfig, Precision, PredictConfig, load_c
 from wsi_pipeline.errors import ModelMismatchError
 from wsi_pipeline.inference import Outputs, run_network, unmixing_feed
 from wsi_pipeline.models import load_model, model_defaults
+from wsi_pipeline.predict.origin import with_origin
 from wsi_pipeline.predict.patches import predict_store
 from wsi_pipeline.predict.slide_patches import SlidePatches
 from wsi_pipeline.predict.unstored import predict_directly
 from wsi_pipeline.preprocess.extraction import TileReader
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions
+from wsi_pipeline.results.export.registry import EXPORTS
+from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.types import ModelSpec, NoProgress
@@ -31,6 +34,7 @@ from wsi_pipeline.types import ModelSpec, NoProgress
 if TYPE_CHECKING:
     from tests.known import KnownSlide
     from wsi_pipeline.store import PatchStore
+    from wsi_pipeline.types import Predictions
 
 EXACT = PredictConfig(device="cpu", batch_size=8, precision=Precision.FLOAT32)
 
@@ -160,13 +164,14 @@ def test_command_writes_predictions_and_no_patches(
 
     assert done.exit_code == 0, done.output
     folder = tmp_path / "direct" / "known"
-    assert sorted(path.name for path in folder.rglob("[!.]*")) == [
-        "demo",
+    assert sorted(path.name for path in folder.glob("[!.]*")) == ["demo", "slide.zarr"]
+    assert sorted(path.name for path in folder.glob("demo/[!.]*")) == [
         "heatmap.png",
         "heatmap_small.jpg",
         "predictions.geojson",
         "predictions.parquet",
     ]
+    assert not list(folder.rglob("he"))
     model = load_model("demo")
     config = load_config(None, base=model_defaults(model))
     store = preprocess_slide(job, tmp_path / "known.zarr", config).store
@@ -178,3 +183,33 @@ def test_command_writes_predictions_and_no_patches(
     assert caveat in given.doubts[0]
     assert caveat in " ".join(done.stdout.split())
     assert caveat in (tmp_path / "direct" / "index.html").read_text()
+    stored = with_origin(expected, store, model)
+    assert given.origin == stored.origin
+    assert np.array_equal(given.piece, stored.piece)
+    _export_without_patches(tmp_path / "direct", store, stored)
+
+
+def _export_without_patches(out: Path, store: PatchStore, predictions: Predictions) -> None:
+    """Everything that needs no pixels is exported afterwards, as from a store."""
+    names = [name for name in EXPORTS.names if name not in ("ome-zarr", "spatialdata")]
+    options = [part for name in names for part in ("--to", name)]
+
+    done = CliRunner().invoke(main, ["export", str(out), *options])
+
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == len(names)
+    stored = SlideResult(records=store, found=predictions)
+    for name in ("tissue", "areas", "regions"):
+        expected = out / f"stored-{name}"
+        EXPORTS.get(name).write(expected, stored)
+        (written,) = out.glob(f"**/{EXPORTS.get(name).file}")
+        assert written.read_text() == expected.read_text(), name
+    refused = CliRunner().invoke(main, ["export", str(out), "--to", "ome-zarr"])
+    assert refused.exit_code == 1
+    assert "run without --no-store" in refused.stderr
+    assert CliRunner().invoke(main, ["verify", str(out)]).exit_code == 0
+    (mask,) = out.glob("*/slide.zarr/tissue_mask/c*")
+    mask.write_bytes(mask.read_bytes()[:-9])
+    damaged = CliRunner().invoke(main, ["verify", str(out)])
+    assert damaged.exit_code == 1
+    assert "slide.zarr" in damaged.output

@@ -84,6 +84,8 @@ class SlidePatches:
         The whole slide, RGB.
     grid : TileGrid
         Its candidate tiles.
+    header : StoreHeader
+        All of this, as a store holds it.
     label_names : tuple of str
         Classes of annotated areas; empty without.
     fingerprint, config_hash : str
@@ -103,7 +105,7 @@ class SlidePatches:
         self.config_hash = header.config_hash
         self._tiles = tiles
         self.grid: TileGrid = header.grid
-        self._header = header
+        self.header = header
         self._encoder = HeEncoder(header.stain.matrix)
 
     def __len__(self) -> int:
@@ -147,14 +149,14 @@ class SlidePatches:
     @property
     def label(self) -> NDArray[np.int16]:
         """Index into ``label_names``, shape (N,); -1 is unknown."""
-        if self._header.label is None:
+        if self.header.label is None:
             return np.full(len(self), -1, dtype=np.int16)
-        return self._header.label
+        return self.header.label
 
     @property
     def group(self) -> tuple[str, ...]:
         """Patient of each tile; the slide itself where none is known."""
-        return self._header.group or (self.slide.slide_id,) * len(self)
+        return self.header.group or (self.slide.slide_id,) * len(self)
 
     @property
     def tissue_fraction(self) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from wsi_pipeline.results.export.attention import (
     write_attention_geojson,
     write_attention_table,
 )
-from wsi_pipeline.results.heatmap import paint_tiles
+from wsi_pipeline.results.heatmap import paint_places, paint_tiles
 from wsi_pipeline.results.pictures import draw_probability
 from wsi_pipeline.types import Heatmap
 
@@ -62,13 +62,13 @@ def write_attention(
     Raises
     ------
     FeaturesError
-        If the features are not those of the store's patches, or its tiles form no lattice.
+        If the features are not those of the store's patches.
     """
     attention = _place(store, features, values, names)
     files = {"table": folder / "attention.parquet", "geojson": folder / "attention.geojson"}
     write_attention_table(files["table"], attention)
     write_attention_geojson(files["geojson"], attention, store.slide.bounds_xy)
-    raster, cell_px = paint_tiles(attention.percentile, attention)
+    raster, cell_px = paint_attention(attention)
     painted = Heatmap(
         values=raster,
         cell_px=cell_px,
@@ -81,15 +81,25 @@ def write_attention(
     return files
 
 
+def paint_attention(attention: TileAttention) -> tuple[NDArray[np.float32], float]:
+    """Paint the percentiles of attention where its tiles lie, on a lattice or off it.
+
+    Returns
+    -------
+    raster : ndarray of shape (rows, cols, A), float32
+        NaN where there is no tile.
+    cell_px : float
+        Side of a cell, level-0 px.
+    """
+    if attention.lattice:
+        return paint_tiles(attention.percentile, attention)
+    return paint_places(attention.percentile, attention.xy, attention.extent)
+
+
 def _place(
     store: PatchStore, features: SlideFeatures, values: NDArray[np.float32], names: Sequence[str]
 ) -> TileAttention:
     """Bring attention and places together, after checking that they belong together."""
-    if store.grid.corners is not None:
-        raise FeaturesError(
-            f"{store.path} holds tiles that were laid in annotated areas, not on a lattice, so "
-            "they make no picture; preprocess the slide without --label-mode containment"
-        )
     if features.xy is None or not np.array_equal(features.xy, store.xy):
         raise FeaturesError(
             f"the features of {features.slide_id} are not those of the {len(store)} patches in "
@@ -103,4 +113,5 @@ def _place(
         shape=store.grid_shape,
         extent=store.extent,
         pitch=store.pitch,
+        lattice=store.grid.corners is None,
     )

@@ -12,9 +12,9 @@ from wsi_pipeline.errors import ExportError
 from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.results.views import PREDICTIONS_NAME
-from wsi_pipeline.store import PatchStore
+from wsi_pipeline.store import PatchStore, StoreRecords
 from wsi_pipeline.store.features import find_features
-from wsi_pipeline.store.find import STORE_NAME
+from wsi_pipeline.store.find import RECORDS_NAME, STORE_NAME
 
 if TYPE_CHECKING:
     from wsi_pipeline.results.class_map import ClassRule
@@ -54,16 +54,11 @@ class Finished:
         Raises
         ------
         ExportError
-            If the patches were not kept, or features are given, but not of this slide.
+            If nothing is on disk of the slide itself, or features are given, but not of this slide.
         WsiPipelineError
             If store or table are damaged.
         """
-        if not self.store.exists():
-            raise ExportError(
-                f"{self.folder} has no {STORE_NAME}, which holds the tissue of the slide; run "
-                "without --no-store, or name exports for 'wsi-pipeline run --export'"
-            )
-        store = PatchStore.open(self.store)
+        store = self._records()
         slide_id = store.slide.slide_id
         if features is not None and slide_id not in features:
             raise ExportError(f"there are no features of {slide_id} in the folder given")
@@ -73,6 +68,17 @@ class Finished:
             rule=rule,
             features=None if features is None else features[slide_id],
         )
+
+    def _records(self) -> StoreRecords:
+        """Open the patch store, or what is known of a slide whose patches were not kept."""
+        if self.store.exists():
+            return PatchStore.open(self.store)
+        if not (self.folder / RECORDS_NAME).exists():
+            raise ExportError(
+                f"{self.folder} has neither {STORE_NAME} nor {RECORDS_NAME}, which hold the tissue "
+                "of the slide; run again"
+            )
+        return StoreRecords.open(self.folder / RECORDS_NAME)
 
 
 def find_finished(paths: Sequence[Path], model: str | None = None) -> list[Finished]:
@@ -112,7 +118,7 @@ def find_finished(paths: Sequence[Path], model: str | None = None) -> list[Finis
 def _below(path: Path, model: str | None) -> list[Finished]:
     if path.is_file():
         return [Finished(folder=path.absolute().parent.parent, predictions=path)]
-    if path.name == STORE_NAME:
+    if path.name in (STORE_NAME, RECORDS_NAME):
         path = path.parent
     tables, stores = _search(path)
     found = [
@@ -132,7 +138,7 @@ def _search(folder: Path) -> tuple[list[Path], list[Path]]:
     for place, folders, files in os.walk(folder):
         if PREDICTIONS_NAME in files:
             tables.append(Path(place, PREDICTIONS_NAME))
-        if STORE_NAME in folders:
+        if STORE_NAME in folders or RECORDS_NAME in folders:
             stores.append(Path(place))
         folders[:] = [name for name in folders if not name.endswith((".zarr", ".partial"))]
     return tables, stores

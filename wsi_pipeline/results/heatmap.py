@@ -181,6 +181,43 @@ def paint_tiles(values: NDArray[np.float32], tiles: Tiles) -> tuple[NDArray[np.f
     return raster.astype(np.float32), tiles.pitch / pitch
 
 
+def paint_places(
+    values: NDArray[np.float32], xy: NDArray[np.int64], extent: float
+) -> tuple[NDArray[np.float32], float]:
+    """Paint numbers of tiles that lie anywhere, on cells a quarter of a tile wide.
+
+    Parameters
+    ----------
+    values : ndarray of shape (N, K), float32
+        What to paint.
+    xy : ndarray of shape (N, 2), int64
+        Top-left corners of the tiles, level-0 px; N = 0 is legal.
+    extent : float
+        Side of a tile, level-0 px.
+
+    Returns
+    -------
+    raster : ndarray of shape (rows, cols, K), float32
+        The mean of the tiles that cover the middle of each cell, NaN where there is none.
+    cell_px : float
+        Side of a cell, level-0 px.
+    """
+    cell_px = extent / MAX_CELLS_PER_PITCH
+    first = np.ceil(xy / cell_px - 0.5).astype(np.int64)  # the first cell whose middle is inside
+    after = np.ceil((xy + extent) / cell_px - 0.5).astype(np.int64)
+    cols, rows = after.max(axis=0).tolist() if len(xy) else (0, 0)
+    sums = np.zeros((rows, cols, values.shape[1] + 1))  # the last channel counts tiles
+    for (x, y), (right, below), row in zip(
+        first.clip(0).tolist(), after.tolist(), values, strict=True
+    ):
+        sums[y:below, x:right, :-1] += row
+        sums[y:below, x:right, -1] += 1
+    count = sums[..., -1:]
+    raster = np.full((rows, cols, values.shape[1]), np.nan)
+    np.divide(sums[..., :-1], count, out=raster, where=count > 0)
+    return raster.astype(np.float32), cell_px
+
+
 def _cells(extent: float, pitch: float) -> tuple[int, int]:
     """Return the sides of a tile and of a lattice step in cells."""
     ratio = Fraction(extent / pitch).limit_denominator(MAX_CELLS_PER_PITCH)

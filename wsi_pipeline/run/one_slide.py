@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.files import file_checksum, locked, require_inside, restore_folder, set_aside
+from wsi_pipeline.predict.origin import with_origin
 from wsi_pipeline.predict.stored import predict_patches
 from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
@@ -38,8 +39,8 @@ from wsi_pipeline.run.work import (
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import slide_files
 from wsi_pipeline.stopwatch import Stopwatch
-from wsi_pipeline.store import PatchStore
-from wsi_pipeline.store.find import STORE_NAME
+from wsi_pipeline.store import PatchStore, write_records
+from wsi_pipeline.store.find import RECORDS_NAME, STORE_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -295,10 +296,14 @@ def predict_unstored(
             workers=options.workers,
             progress=progress,
         )
-        predictions = model.judged(done.predictions)
-        table = {"predictions": folder / PREDICTIONS_NAME}
+        predictions = with_origin(model.judged(done.predictions), done.patches, model)
+        table = {
+            "predictions": folder / PREDICTIONS_NAME,
+            "records": folder.parent / RECORDS_NAME,
+        }
         with watch.stage("exports"):
             write_predictions(table["predictions"], predictions)
+            write_records(table["records"], done.patches.header)
             views = write_views(folder, done.patches, predictions, options.config.results)
         stages = {
             Stage.PREDICTIONS.value: make_mark(options.out, origin, options.relative(table)),

@@ -22,9 +22,9 @@ from wsi_pipeline.run.marks import Stage, find_damage
 from wsi_pipeline.run.outcome import Status
 from wsi_pipeline.run.records import Records
 from wsi_pipeline.run.remote import RemoteFolder
-from wsi_pipeline.store import PatchStore
+from wsi_pipeline.store import PatchStore, StoreRecords
 from wsi_pipeline.store.features import read_features
-from wsi_pipeline.store.find import STORE_NAME
+from wsi_pipeline.store.find import RECORDS_NAME, STORE_NAME
 
 if TYPE_CHECKING:
     from wsi_pipeline.run.marks import Mark
@@ -219,6 +219,8 @@ def _check_folder(path: Path) -> str | None:
         return None
     if path.name == STORE_NAME:
         return _check_store(path)
+    if path.name == RECORDS_NAME:
+        return _check_store(path, StoreRecords)
     try:
         read_features(path)
     except FeaturesError as error:
@@ -226,9 +228,9 @@ def _check_folder(path: Path) -> str | None:
     return None
 
 
-def _check_store(path: Path) -> str | None:
+def _check_store(path: Path, kind: type[StoreRecords] = PatchStore) -> str | None:
     try:
-        PatchStore.open(path).verify()
+        kind.open(path).verify()
     except StoreError as error:
         return str(error)
     return None

@@ -3,6 +3,9 @@
 Knows the schema, writes shard by shard, resumes, seals and verifies; it neither reads slides nor
 unmixes stains. This package is the only one that imports zarr.
 
+Where patches are not kept (``run --no-store``), ``slide.zarr`` is the same group without ``he`` and
+``rgb``.
+
 Schema 1
 --------
 N patches of P px, in row-major order of the lattice (of the candidates, off it):
@@ -50,6 +53,7 @@ index carries a CRC-32C. Attributes of the group:
 from __future__ import annotations
 
 from wsi_pipeline.store.reading import PatchStore
+from wsi_pipeline.store.records import StoreRecords, write_records
 from wsi_pipeline.store.schema import StoreHeader, package_versions
 from wsi_pipeline.store.writing import Shard, StoreWriter, has_store
 
@@ -57,7 +61,9 @@ __all__ = [
     "PatchStore",
     "Shard",
     "StoreHeader",
+    "StoreRecords",
     "StoreWriter",
     "has_store",
     "package_versions",
+    "write_records",
 ]

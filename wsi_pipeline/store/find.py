@@ -13,6 +13,10 @@ STORE_NAME = "patches.zarr"
 """Name of a slide's patch store in the folder of its results."""
 
 
+RECORDS_NAME = "slide.zarr"
+"""Name of what is known of a slide whose patches were not kept, in the same folder."""
+
+
 def find_stores(paths: Sequence[Path]) -> list[PatchStore]:
     """Open patch stores, given themselves or by a folder of results; see :func:`name_stores`."""
     return [PatchStore.open(store) for store in name_stores(paths)]

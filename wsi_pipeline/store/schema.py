@@ -207,6 +207,15 @@ def _beyond_the_lattice(grid: TileGrid) -> dict[str, Any]:
 
 def create_group(path: Path, header: StoreHeader, config: StoreConfig) -> None:
     """Lay out a store without patches at ``path``."""
+    group = create_records(path, header)
+    n, side = len(header.grid), header.grid.patch_px
+    _create_patches(group, "he", (n, 2, side, side), config, np.dtype(config.he_values.value))
+    if config.keep_rgb:
+        _create_patches(group, "rgb", (n, side, side, 3), config, np.dtype(np.uint8))
+
+
+def create_records(path: Path, header: StoreHeader) -> zarr.Group:
+    """Write at ``path`` all that a store holds beside patches."""
     group = zarr.create_group(path, zarr_format=3, attributes=header.attributes())
     for name, values in header.small_arrays().items():
         array = group.create_array(
@@ -219,10 +228,7 @@ def create_group(path: Path, header: StoreHeader, config: StoreConfig) -> None:
             config=_WRITE_ALL,
         )
         array[...] = values
-    n, side = len(header.grid), header.grid.patch_px
-    _create_patches(group, "he", (n, 2, side, side), config, np.dtype(config.he_values.value))
-    if config.keep_rgb:
-        _create_patches(group, "rgb", (n, side, side, 3), config, np.dtype(np.uint8))
+    return group
 
 
 def _create_patches(

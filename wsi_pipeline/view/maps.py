@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.results.attention import paint_attention
 from wsi_pipeline.results.export.attention import read_attention_table
 from wsi_pipeline.results.export.parquet import read_predictions
-from wsi_pipeline.results.heatmap import paint_heatmap, paint_tiles
+from wsi_pipeline.results.heatmap import paint_heatmap
 from wsi_pipeline.types import Predictions, TileReason
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def read_raster(file: MapFile) -> Raster:
     if file.kind == "classes":
         return raster_of(read_predictions(file.path))
     table = read_attention_table(file.path)
-    values, cell_px = paint_tiles(table.percentile, table)
+    values, cell_px = paint_attention(table)
     return Raster(
         values=_to_bytes(values),
         cell_px=cell_px,

@@ -51,6 +51,8 @@ class TileAttention:
         Rows and columns of the lattice.
     extent, pitch : float
         Side of a tile and distance between tiles, level-0 px.
+    lattice : bool
+        Whether the tiles lie on a lattice; if not, ``xy`` alone says where they are.
     """
 
     values: NDArray[np.float32]
@@ -60,6 +62,7 @@ class TileAttention:
     shape: tuple[int, int]
     extent: float
     pitch: float
+    lattice: bool = True
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.xy), len(self.names)):
@@ -112,6 +115,7 @@ def write_attention_table(path: Path, attention: TileAttention) -> None:
         "shape": attention.shape,
         "extent": attention.extent,
         "pitch": attention.pitch,
+        "lattice": attention.lattice,
     }
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(about)})
     with replace_atomically(path) as partial:
@@ -139,6 +143,7 @@ def read_attention_table(path: Path) -> TileAttention:
             shape=(rows, cols),
             extent=about["extent"],
             pitch=about["pitch"],
+            lattice=about.get("lattice", True),
         )
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise PredictionsError(
@@ -170,8 +175,8 @@ def write_attention_geojson(
 
 
 def _tiles(attention: TileAttention) -> Iterator[dict[str, Any]]:
-    values, percentile, boxes = attention.values, attention.percentile, boxes_of(attention)
-    cells = lay_cells(attention)
+    values, percentile, boxes = attention.values, attention.percentile, _boxes(attention)
+    cells = lay_cells(attention) if attention.lattice else None
     if cells is not None:
         values, percentile = (cells.means(each, attention) for each in (values, percentile))
         values = values / values.sum(axis=0, dtype=np.float64)
@@ -181,3 +186,11 @@ def _tiles(attention: TileAttention) -> Iterator[dict[str, Any]]:
     numbers = pairs.reshape(len(boxes), -1).round(DECIMALS)
     for box, row in zip(boxes.tolist(), numbers.tolist(), strict=True):
         yield tile_feature(box, {"measurements": dict(zip(names, row, strict=True))})
+
+
+def _boxes(attention: TileAttention) -> NDArray[np.int64]:
+    """Return x0, y0, x1, y1 of every tile, on a lattice or off it, shape (N, 4)."""
+    if attention.lattice:
+        return boxes_of(attention)
+    ends = np.rint(attention.xy + attention.extent).astype(np.int64)
+    return np.concatenate([attention.xy, ends], axis=1)

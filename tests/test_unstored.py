@@ -185,6 +185,8 @@ def test_command_writes_predictions_and_no_patches(
     assert caveat in (tmp_path / "direct" / "index.html").read_text()
     stored = with_origin(expected, store, model)
     assert given.origin == stored.origin
+    assert given.piece is not None
+    assert stored.piece is not None
     assert np.array_equal(given.piece, stored.piece)
     _export_without_patches(tmp_path / "direct", store, stored)
 

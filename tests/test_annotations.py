@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Polygon, box, mapping
 
-from wsi_pipeline.annotations import read_annotations, read_polygons
+from wsi_pipeline.annotations import crossings, read_annotations, read_polygons
+from wsi_pipeline.annotations.crossings import unite
 from wsi_pipeline.errors import AnnotationError
 
 QUPATH = "annotations/wsidicom_formats/qupath_geojson"
@@ -266,3 +267,27 @@ def test_every_real_export_is_read_or_has_no_area(data_dir: Path) -> None:
     without_area = {"qupath-line", "qupath-point", "qupath-multipoint", "qupath-polyline"}
     assert len(counts) == 9
     assert {name for name, count in counts.items() if not count} == without_area
+
+
+def comb(teeth: int, *, across: bool) -> shapely.Polygon:
+    """A sound area whose teeth cross every tooth of one at right angles."""
+    x = np.repeat(np.arange(2 * teeth), 2)
+    y = np.tile([1.0, 5000.0, 5000.0, 1.0], teeth)
+    xy = np.stack([x, y], axis=1)[:: 1 if across else -1]
+    ends = [[0.0, 0.0], [2.0 * teeth, 0.0]] if not across else [[2.0 * teeth, 0.0], [0.0, 0.0]]
+    return shapely.Polygon(np.concatenate([xy, ends])[:, :: -1 if across else 1])
+
+
+def test_areas_that_cross_without_end_are_not_united(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = ([comb(n, across=a) for a in (False, True)] for n in (20, 300))
+    assert all(area.is_valid for area in (*few, *many))
+
+    assert unite(few).equals(shapely.union_all(few))
+    with pytest.raises(AnnotationError, match="cross one another more than 300000 times"):
+        unite(many)
+    # sides that lie beside each other cross nowhere, and their boxes everywhere
+    slanted = [shapely.Polygon([(0, i), (999, 999 + i), (999, 999.5 + i)]) for i in range(400)]
+    assert unite(slanted).area == pytest.approx(sum(area.area for area in slanted))
+    monkeypatch.setattr(crossings, "MAX_PAIRS", 1000)
+    with pytest.raises(AnnotationError, match="cross one another"):
+        unite(slanted)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ from wsi_pipeline.store.features import (
     find_features,
     read_features,
 )
+from wsi_pipeline.store.features_apart import ReaderApart
 from wsi_pipeline.store.passport import Passport
 from wsi_pipeline.types import EncoderSpec, TileReason
 
@@ -415,3 +418,24 @@ def test_no_changed_bit_is_read(tmp_path: Path, layout: Layout) -> None:
             np.testing.assert_array_equal(found.xy, written.xy)
         file.write_bytes(whole)
     assert refused > 20
+
+
+def test_a_library_that_dies_of_a_file_costs_that_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["features"] = np.arange(12, dtype=np.float16).reshape(1, 4, 3)
+        file["coords"] = np.arange(8).reshape(4, 2)
+    reader = ReaderApart()
+
+    values = reader.read(path, whole=True).values
+    assert reader.pid is not None
+    os.kill(reader.pid, signal.SIGSEGV)
+    with pytest.raises(FeaturesError, match=r"other\.h5 is damaged: the library"):
+        reader.read(path, whole=True)
+
+    np.testing.assert_array_equal(values, np.arange(12).reshape(4, 3))
+    assert reader.read(path, whole=False).shape == (4, 3)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(FeaturesError, match="cannot be read as features"):
+        reader.read(path, whole=True)
+    reader.close()

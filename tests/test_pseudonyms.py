@@ -60,3 +60,15 @@ def test_the_table_is_kept_apart_and_short_names_leave_words_whole(tmp_path: Pat
     said = hidden.redaction(f"{tmp_path}/a.tif cannot be read; a was a scan")
     assert said == f"{hidden.slide_id} cannot be read; {hidden.slide_id} was {hidden.slide_id} scan"
     assert hidden.shown == hidden.slide_id
+
+
+def test_names_that_look_like_formulas_come_back_from_the_table(tmp_path: Path) -> None:
+    jobs = [SlideJob(path=tmp_path / f"{name}.tif", slide_id=name) for name in ("=a", "'=a", "@b")]
+    table = tmp_path / "names.csv"
+
+    first = pseudonymise(jobs, table, tmp_path / "out")
+
+    assert ",=" not in table.read_text()
+    assert ",@" not in table.read_text()
+    again = pseudonymise(jobs, table, tmp_path / "out")
+    assert [job.slide_id for job in again] == [job.slide_id for job in first]

@@ -26,6 +26,9 @@ MAX_BYTES = 256 * 1024**2
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "<na>", "null"})
 """What programs write into a cell that has no value, in any case."""
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings by which a spreadsheet takes text for a formula, and would run it."""
+
 _SEPARATORS = (",", ";", "\t")
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -34,6 +37,22 @@ _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff",
 def column_key(name: str) -> str:
     """Return a header as it is compared: ``Slide ID`` and ``slide_id`` are one."""
     return "_".join(name.strip().casefold().replace("-", " ").replace("_", " ").split())
+
+
+def text_cell(text: str) -> str:
+    """Return text, such as a name, for a cell of a table that people open in a spreadsheet.
+
+    Parameters
+    ----------
+    text : str
+        Not a number: those stay as they are.
+
+    Returns
+    -------
+    str
+        With an apostrophe before what a spreadsheet would take for a formula.
+    """
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def is_missing(text: str) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
+import h5py
 import numpy as np
-from shapely.geometry import mapping
 from wsi_models.bundle import BundleConfig, load_bundle, save_bundle
 from wsi_models.checkpoint import load_checkpoint, save_checkpoint
 from wsi_models.mil.bags import read_slide_labels
@@ -21,6 +23,14 @@ from wsi_models.recipe import load_recipe
 from tests.contracts.slide_files import picture, write_ome, write_pyramid, write_svs
 from tests.faults.features import write_some_features
 from tests.faults.mutate import BINARY, TEXT, Mutator
+from tests.faults.outlines import (
+    write_asap,
+    write_camicroscope,
+    write_geojson,
+    write_imagescope,
+    write_ncrf,
+)
+from tests.faults.scanners import write_dicom, write_ndpi
 from tests.labelled import write_images
 from tests.mirax import TILE_PX, write_mirax
 from tests.stores import make_header, make_predictions, make_store
@@ -29,12 +39,16 @@ from wsi_pipeline.config import LabelConfig, load_config
 from wsi_pipeline.preprocess.labelled_images import decode_image, find_images, read_image
 from wsi_pipeline.results.export.features import Layout
 from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
+from wsi_pipeline.run.processes import ProcessLane
 from wsi_pipeline.slide.inputs import find_slides
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.store.features import read_features
 from wsi_pipeline.tiles.classes import to_classes
 from wsi_pipeline.tiles.places import lay_in_areas
+
+if TYPE_CHECKING:
+    from wsi_pipeline.run.lanes import Tools
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,6 +92,39 @@ def _read_slide(path: Path) -> Any:
     return None
 
 
+@cache
+def _decoder() -> ProcessLane:
+    return ProcessLane("decode", 1, lambda news: None)
+
+
+def _read_decoded(path: Path) -> Any:
+    """Read a slide where runs do: in a process that may die of it."""
+    work = partial(_in_lane, path)
+    return _decoder().submit(path.name, work).result()
+
+
+def _in_lane(path: Path, tools: Tools) -> Any:
+    warnings.simplefilter("ignore")
+    return _read_slide(path)
+
+
+def _make_annotated(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["X"] = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+        for axis in "xy":
+            file[f"obs/{axis}"] = np.arange(40)
+        file["uns/about"] = "vectors"
+
+
+def _make_foreign(path: Path) -> None:
+    """Write what CLAM does, compressed, without checksums."""
+    with h5py.File(path, "w") as file:
+        values = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+        file.create_dataset("features", data=values, chunks=(16, 6), compression="gzip")
+        file["coords"] = np.arange(80).reshape(40, 2)
+        file["coords"].attrs["patch_size"] = 256
+
+
 def _make_jpeg_pyramid(path: Path) -> None:
     write_pyramid(
         path, picture(300, 200), compression="jpeg", resolution=(20_000, 20_000), resolutionunit=3
@@ -114,72 +161,6 @@ def _read_areas(path: Path) -> Any:
     config = LabelConfig(classes={f"class {i}": (name,) for i, name in enumerate(names)})
     classed = to_classes(areas, config, path)
     lay_in_areas(classed, 256.0, 256.0, adaptive=True, within_wh=(20_000.0, 10_000.0))
-
-
-def _ring() -> list[list[float]]:
-    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    ring = np.stack([4_000 + 1_500 * np.cos(angle), 4_000 + 1_500 * np.sin(angle)], axis=1)
-    return [list(map(float, xy)) for xy in ring.round(1)]
-
-
-def _make_geojson(path: Path) -> None:
-    ring = _ring()
-    hole = [[4_000.0, 4_000.0], [4_100.0, 4_000.0], [4_100.0, 4_100.0], [4_000.0, 4_000.0]]
-    shape = {"type": "Polygon", "coordinates": [[*ring, ring[0]], hole]}
-    from shapely.geometry import box
-
-    features = [
-        {
-            "type": "Feature",
-            "geometry": geometry,
-            "properties": {"objectType": "annotation", "classification": {"name": name}},
-        }
-        for name, geometry in (("Tumor", shape), ("Stroma", mapping(box(0, 0, 900, 700))))
-    ]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-
-
-def _make_asap(path: Path) -> None:
-    points = "\n".join(
-        f'<Coordinate Order="{n}" X="{x}" Y="{y}" />' for n, (x, y) in enumerate(_ring())
-    )
-    path.write_text(
-        f'<?xml version="1.0"?>\n<ASAP_Annotations><Annotations>\n<Annotation Name="a" '
-        f'Type="Polygon" PartOfGroup="Tumor" Color="#F4FA58"><Coordinates>\n{points}\n'
-        f"</Coordinates></Annotation></Annotations><AnnotationGroups/></ASAP_Annotations>"
-    )
-
-
-def _make_imagescope(path: Path) -> None:
-    points = "\n".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in _ring())
-    region = (
-        f'<Region Id="1" Type="0" Text="t" NegativeROA="0"><Vertices>{points}</Vertices></Region>'
-    )
-    hole = region.replace('Id="1"', 'Id="2"').replace('ROA="0"', 'ROA="1"').replace("5500", "4500")
-    path.write_text(
-        f'<Annotations MicronsPerPixel="0.25">\n<Annotation Id="7" Name="Tumor"><Attributes/>\n'
-        f"<Regions>{region}\n{hole}</Regions></Annotation></Annotations>"
-    )
-
-
-def _make_camicroscope(path: Path) -> None:
-    shares = [[x / 20_000, y / 10_000] for x, y in _ring()]
-    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [shares]}}
-    path.write_text(
-        json.dumps(
-            [
-                {
-                    "properties": {"annotations": {"notes": "Low NC "}},
-                    "geometries": {"features": [feature]},
-                }
-            ]
-        )
-    )
-
-
-def _make_ncrf(path: Path) -> None:
-    area = {"name": "Annotation 0", "vertices": _ring()}
-    path.write_text(json.dumps({"positive": [area], "negative": [area]}))
 
 
 def _make_slide_table(path: Path) -> None:
@@ -339,13 +320,15 @@ TARGETS: dict[str, Target] = {
         mutators=(*BINARY, *TEXT),
     ),
     "slide.mrxs": Target(make=_make_mirax, read=_read_slide, mutators=(*BINARY, *TEXT)),
+    "slide.ndpi": Target(make=write_ndpi, read=_read_decoded, mutators=BINARY),
+    "slide.dcm": Target(make=write_dicom, read=_read_decoded, mutators=BINARY),
     "slide.png": Target(make=_make_image, read=_read_plain, mutators=BINARY),
     "slide.jpg": Target(make=_make_image, read=_read_plain, mutators=BINARY),
-    "areas.geojson": Target(make=_make_geojson, read=_read_areas, mutators=TEXT),
-    "asap.xml": Target(make=_make_asap, read=_read_areas, mutators=TEXT),
-    "imagescope.xml": Target(make=_make_imagescope, read=_read_areas, mutators=TEXT),
-    "camicroscope.json": Target(make=_make_camicroscope, read=_read_areas, mutators=TEXT),
-    "ncrf.json": Target(make=_make_ncrf, read=_read_areas, mutators=TEXT),
+    "areas.geojson": Target(make=write_geojson, read=_read_areas, mutators=TEXT),
+    "asap.xml": Target(make=write_asap, read=_read_areas, mutators=TEXT),
+    "imagescope.xml": Target(make=write_imagescope, read=_read_areas, mutators=TEXT),
+    "camicroscope.json": Target(make=write_camicroscope, read=_read_areas, mutators=TEXT),
+    "ncrf.json": Target(make=write_ncrf, read=_read_areas, mutators=TEXT),
     "slides.csv": Target(make=_make_slide_table, read=_read_slide_table, mutators=TEXT),
     "labels.csv": Target(make=_make_label_table, read=read_slide_labels, mutators=TEXT),
     "images": Target(make=_make_images, read=_read_images, mutators=(*BINARY, *TEXT)),
@@ -372,6 +355,8 @@ TARGETS: dict[str, Target] = {
     "stamp.h5": Target(
         make=_make_features(Layout.STAMP), read=_read_vectors, mutators=BINARY, sealed=True
     ),
+    "others.h5": Target(make=_make_foreign, read=_read_vectors, mutators=BINARY),
+    "annotated.h5ad": Target(make=_make_annotated, read=_read_vectors, mutators=BINARY),
     "checkpoint.pt": Target(make=_make_checkpoint, read=load_checkpoint, mutators=BINARY),
 }
 """By the name of the file or folder that is read."""

@@ -16,6 +16,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry import MultiPolygon, Polygon
 
+from wsi_pipeline.annotations.crossings import cross_more_often
 from wsi_pipeline.errors import AnnotationError
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ MAX_COORDINATE = 1e8
 
 MAX_REPAIRED_POINTS = 100_000
 """Most points of an outline that crosses itself and is repaired all the same."""
-
-_COMPARED_PAIRS = 2_000_000
-"""Most pairs of sides compared at once, should the boxes of all overlap."""
 
 Element = TypeVar("Element")
 
@@ -170,41 +168,5 @@ def _require_repairable(shape: BaseGeometry) -> None:
     if count > MAX_REPAIRED_POINTS:
         raise ValueError(f"an outline of {count} points crosses itself; simplify it")
     limit = 8 * count + 1000
-    if _crosses_more_often(rings, limit):
+    if cross_more_often(rings, limit):
         raise ValueError(f"an outline of {count} points crosses itself more than {limit} times")
-
-
-def _crosses_more_often(rings: Sequence[NDArray[np.float64]], limit: int) -> bool:
-    """Count pairs of sides that meet, neighbours too, until there are more than ``limit``."""
-    starts = np.concatenate([ring[:-1] for ring in rings])
-    stops = np.concatenate([ring[1:] for ring in rings])
-    sides = shapely.linestrings(np.stack([starts, stops], axis=1))
-    tree = shapely.STRtree(sides)
-    found = 0
-    step = max(1, min(256, _COMPARED_PAIRS // len(sides)))
-    for begin in range(0, len(sides), step):
-        one, other = tree.query(sides[begin : begin + step])
-        one += begin
-        once = other > one
-        one, other = one[once], other[once]
-        found += int(_meet(starts[one], stops[one], starts[other], stops[other]).sum())
-        if found > limit:
-            return True
-    return False
-
-
-def _meet(
-    a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64], d: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Tell which sides ``ab`` and ``cd``, whose boxes overlap, have a point in common."""
-    return np.asarray(
-        (_turn(a, b, c) * _turn(a, b, d) <= 0) & (_turn(c, d, a) * _turn(c, d, b) <= 0)
-    )
-
-
-def _turn(
-    a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return 1 where the way ``abc`` turns to one side, -1 to the other, 0 where it is straight."""
-    (ux, uy), (vx, vy) = (b - a).T, (c - a).T
-    return np.asarray(np.sign(ux * vy - uy * vx))

@@ -14,6 +14,7 @@ import shapely
 from shapely import affinity
 
 from wsi_pipeline.annotations.areas import Annotation, build_areas, collect_areas, keep_area
+from wsi_pipeline.annotations.crossings import require_few_crossings
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -71,8 +72,11 @@ def _read_layer(layer: Element, path: Path) -> Iterator[Annotation]:
             ),
         )
 
-    holes = shapely.union_all([hole.geometry for hole in read("1")])
-    for area in read("0"):
+    areas, own = read("0"), [hole.geometry for hole in read("1")]
+    if own:
+        require_few_crossings([*own, *(area.geometry for area in areas)])
+    holes = shapely.union_all(own)
+    for area in areas:
         if holes.is_empty:
             yield area
         else:

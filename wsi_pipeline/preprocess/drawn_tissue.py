@@ -15,6 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from wsi_pipeline.annotations import read_annotations
+from wsi_pipeline.annotations.crossings import unite
 from wsi_pipeline.errors import AnnotationError
 from wsi_pipeline.types import Area, TissueMask
 
@@ -129,7 +130,7 @@ def fill_shapes(
         Along each row, a pixel is inside if an odd number of edges lies to its left.
     """
     rows, cols = shape
-    rings = shapely.get_rings(shapely.get_parts(shapely.union_all(list(shapes))))
+    rings = shapely.get_rings(shapely.get_parts(unite(shapes)))
     points, ring = shapely.get_coordinates(rings, return_index=True)
     points = points / downsample - 0.5  # the middle of a pixel has whole numbers
     joined = ring[:-1] == ring[1:]

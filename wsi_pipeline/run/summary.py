@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsi_files.tables import text_cell
 from wsi_pipeline.files import replace_atomically
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ COLUMNS = (
     "slide", "model", "status", "reason", "tissue_mm2", "pieces", "stain", "mpp", "mpp_source",
     "tiles",
 )  # fmt: skip
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings by which a spreadsheet takes text for a formula, and would run it."""
 
 
 def write_summary(path: Path, outcomes: Sequence[SlideOutcome]) -> None:
@@ -50,22 +48,22 @@ def write_summary(path: Path, outcomes: Sequence[SlideOutcome]) -> None:
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file)
-        table.writerow([_text(name) for name in header])
+        table.writerow([text_cell(name) for name in header])
         table.writerows(_row(outcome, classes, stages) for outcome in outcomes)
 
 
 def _row(outcome: SlideOutcome, classes: Sequence[str], stages: Sequence[str]) -> list[Any]:
     kept = outcome.funnel.get("kept", 0)
     row: list[Any] = [
-        _text(outcome.slide_id),
-        _text(outcome.model),
+        text_cell(outcome.slide_id),
+        text_cell(outcome.model),
         outcome.status.value,
-        _text(outcome.error or ""),
+        text_cell(outcome.error or ""),
         _number(outcome.tissue_mm2) if outcome.slide else "",
         outcome.pieces or "",
-        _text(str(outcome.stain.get("verdict", ""))),
-        _text(str(outcome.slide.get("mpp", ""))),
-        _text(str(outcome.slide.get("mpp_source", ""))),
+        text_cell(str(outcome.stain.get("verdict", ""))),
+        text_cell(str(outcome.slide.get("mpp", ""))),
+        text_cell(str(outcome.slide.get("mpp_source", ""))),
         kept if outcome.funnel else "",
     ]
     for name in classes:
@@ -86,7 +84,3 @@ def _names(tables: Iterable[dict[str, float]]) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:.6g}"
-
-
-def _text(value: str) -> str:
-    return f"'{value}" if value.startswith(FORMULA) else value

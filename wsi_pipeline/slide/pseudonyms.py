@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_files import UnreadableError
-from wsi_files.tables import read_table
+from wsi_files.tables import Row, read_table, text_cell
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import replace_atomically
 
@@ -104,11 +104,20 @@ def _read(table: Path) -> dict[tuple[str, str], str]:
         rows = read_table(table)
         rows.require(COLUMNS, f"columns are {', '.join(COLUMNS)}")
         return {
-            (row.required("kind", ""), row.required("name", "")): row.required("pseudonym", "")
+            (row.required("kind", ""), _name(row)): row.required("pseudonym", "")
             for row in rows.rows
         }
     except UnreadableError as error:
         raise ConfigError(f"table of pseudonyms {error}") from error
+
+
+def _cell(name: str) -> str:
+    """Return a name so that no spreadsheet takes it for a formula, and :func:`_name` finds it."""
+    return f"'{name}" if name.startswith("'") else text_cell(name)
+
+
+def _name(row: Row) -> str:
+    return row.required("name", "").removeprefix("'")
 
 
 def _write(table: Path, known: dict[tuple[str, str], str]) -> None:
@@ -117,4 +126,6 @@ def _write(table: Path, known: dict[tuple[str, str], str]) -> None:
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            writer.writerows((kind, pseudonym, name) for (kind, name), pseudonym in known.items())
+            writer.writerows(
+                (kind, pseudonym, _cell(name)) for (kind, name), pseudonym in known.items()
+            )

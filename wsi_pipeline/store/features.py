@@ -6,30 +6,20 @@ AnnData; pickles are not read. How features are computed and written is not know
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import FeaturesError
-from wsi_pipeline.store.h5_seal import require_seal
-from wsi_pipeline.store.passport import KEY, Passport
-from wsi_pipeline.store.schema import UNREADABLE
-
-FEATURE_NAMES = ("features", "feats")
-"""Names of the array of features, ours first; STAMP writes the second."""
-
-MAX_RATIO = 1000
-"""How much smaller than its arrays a file may be; the best compression of zeros reaches this."""
-
-SUFFIXES = (".h5", ".h5ad", ".zarr")
+from wsi_pipeline.store.feature_layouts import SUFFIXES, Vectors, read_vectors
+from wsi_pipeline.store.features_apart import reader_apart
+from wsi_pipeline.store.h5_seal import is_sealed
+from wsi_pipeline.store.passport import Passport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +101,12 @@ def read_features(path: Path) -> SlideFeatures:
     FeaturesError
         If the file is missing or damaged, has no such array, or holds values that are no numbers.
     """
-    with _opened(path, whole=True) as file:
-        found = _source(path, file)
-        _require_plausible(path, found.values)
-        values = np.asarray(found.values[...], dtype=np.float32)
-        values = values.reshape(values.shape[-2:])
-        xy = found.read_xy()
+    found = _read(path, whole=True)
+    values = np.asarray(found.values)
+    passport = _passport(path, found.passport)
+    xy = found.places
+    if xy is not None:
+        xy = _to_pixels(xy, passport) if found.in_um else xy.astype(np.int64)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values).all(axis=1)).sum())
         raise FeaturesError(
@@ -127,14 +117,13 @@ def read_features(path: Path) -> SlideFeatures:
         raise FeaturesError(
             f"{path} has {len(xy)} places for {len(values)} patches; compute the features again"
         )
-    passport = found.passport
     if passport is not None and passport.content not in ("", passport.digest_of(values, xy)):
         raise FeaturesError(
             f"{path} is damaged: its content does not agree with its checksum; compute the "
             "features again"
         )
     return SlideFeatures(
-        slide_id=path.stem, features=values, xy=xy, passport=found.passport, tiles=found.tiles
+        slide_id=path.stem, features=values, xy=xy, passport=passport, tiles=found.tiles
     )
 
 
@@ -146,10 +135,19 @@ def describe_features(path: Path) -> FeatureFacts:
     FeaturesError
         If the file is missing or damaged, or has no array of features.
     """
-    with _opened(path) as file:
-        found = _source(path, file)
-        patches, width = found.values.shape[-2:]
-        return FeatureFacts(int(patches), int(width), found.passport)
+    found = _read(path, whole=False)
+    return FeatureFacts(*found.shape, _passport(path, found.passport))
+
+
+def _read(path: Path, *, whole: bool) -> Vectors:
+    """Read a file; HDF5 of other programs in a process that may die of it."""
+    if path.suffix not in SUFFIXES or not path.exists():
+        raise FeaturesError(
+            f"{path} is no file of features; give an existing {', '.join(SUFFIXES)} file"
+        )
+    if path.suffix == ".zarr" or is_sealed(path):
+        return read_vectors(path, whole=whole)
+    return reader_apart(os.getpid()).read(path, whole=whole)
 
 
 def find_features(paths: Sequence[Path], *, unique: bool = True) -> dict[str, Path]:
@@ -202,90 +200,6 @@ def _inside(folder: Path) -> list[Path]:
     ]
 
 
-@contextmanager
-def _opened(path: Path, *, whole: bool = False) -> Iterator[Any]:
-    """Open a file of either format; whatever is wrong with it becomes one error."""
-    if path.suffix not in SUFFIXES or not path.exists():
-        raise FeaturesError(
-            f"{path} is no file of features; give an existing {', '.join(SUFFIXES)} file"
-        )
-    try:
-        if path.suffix == ".zarr":
-            yield zarr.open_group(path, mode="r")
-            return
-        require_seal(path, whole=whole)
-        with h5py.File(path, "r") as file:
-            yield file
-    except FeaturesError:
-        raise
-    except UNREADABLE as error:
-        raise FeaturesError(f"{path} cannot be read as features: {error}") from error
-
-
-def _require_plausible(path: Path, values: Any) -> None:  # noqa: ANN401 -- of either library
-    """Refuse an array that claims to be far larger than its file: memory would be asked for it."""
-    files = path.rglob("*") if path.is_dir() else (path,)
-    stored = sum(file.stat().st_size for file in files if file.is_file())
-    claimed = math.prod(values.shape) * values.dtype.itemsize
-    if claimed > MAX_RATIO * stored:
-        raise FeaturesError(
-            f"{path} is damaged: its {stored} bytes claim to be features of shape {values.shape}; "
-            f"compute the features again"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """The parts of an open file, of whichever layout; arrays are not yet read."""
-
-    values: Any
-    read_xy: Callable[[], NDArray[np.int64] | None]
-    passport: Passport | None
-    tiles: dict[str, Any]
-
-
-def _source(path: Path, file: Any) -> _Source:  # noqa: ANN401 -- of either library
-    if path.suffix == ".h5ad":
-        return _annotated(path, file)
-    name = next((name for name in FEATURE_NAMES if name in file), None)
-    if name is None:
-        raise FeaturesError(
-            f"{path} has no array {' or '.join(FEATURE_NAMES)}, only {', '.join(sorted(file))}"
-        )
-    values = file[name]
-    if len(values.shape) not in (2, 3) or (len(values.shape) == 3 and values.shape[0] != 1):
-        raise FeaturesError(f"{path} has features of shape {values.shape}; they must be (N, F)")
-    about = _plain(file.attrs) | _plain(values.attrs)
-    passport = _passport(path, about.get(KEY))
-    tiles = _plain(file["coords"].attrs) if "coords" in file else {}
-    in_um = about.get("unit") == "um"
-
-    def read_xy() -> NDArray[np.int64] | None:
-        if "coords" not in file:
-            return None
-        places = np.asarray(file["coords"][...]).reshape(-1, 2)
-        return _to_pixels(places, passport) if in_um else places.astype(np.int64)
-
-    return _Source(values, read_xy, passport, tiles)
-
-
-def _annotated(path: Path, file: Any) -> _Source:  # noqa: ANN401 -- of h5py
-    """Find the parts of an AnnData file: ``X``, ``obs/x`` and ``obs/y``, and ``uns``."""
-    values = file["X"]
-    if not isinstance(values, h5py.Dataset) or len(values.shape) != 2:
-        raise FeaturesError(f"{path} has no dense matrix X of shape (N, F)")
-
-    def read_xy() -> NDArray[np.int64] | None:
-        obs = file["obs"]
-        if "x" not in obs or "y" not in obs:
-            return None
-        return np.stack([np.asarray(obs[axis][...], dtype=np.int64) for axis in "xy"], axis=1)
-
-    text = file["uns"][KEY][()] if "uns" in file and KEY in file["uns"] else None
-    text = text.decode() if isinstance(text, bytes) else text
-    return _Source(values, read_xy, _passport(path, text), {})
-
-
 def _passport(path: Path, text: str | None) -> Passport | None:
     if text is None:
         return None
@@ -299,11 +213,3 @@ def _to_pixels(places_um: NDArray[Any], passport: Passport | None) -> NDArray[np
     """Turn places in um into level-0 px, where it is known how large those are."""
     mpp = None if passport is None else passport.slide.get("mpp")
     return None if mpp is None else np.rint(places_um / mpp).astype(np.int64)
-
-
-def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn numpy values into those of Python."""
-    return {
-        name: value.tolist() if hasattr(value, "tolist") else value
-        for name, value in attributes.items()
-    }

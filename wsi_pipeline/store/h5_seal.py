@@ -32,6 +32,15 @@ def seal_h5(path: Path) -> None:
         file.write(text)
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file says that it carries checksums, as those written here do."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
 def require_seal(path: Path, *, whole: bool) -> None:
     """Compare a file with its checksums; files of other programs have none.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from wsi_pipeline.annotations.crossings import unite
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.geometry import ReadPlan, lattice_shape, plan_read
 from wsi_pipeline.types import Area, TileGrid, TileReason
@@ -360,6 +361,6 @@ def _centres_inside(
 ) -> NDArray[np.bool_]:
     """Tell which candidates have their centre inside a region of interest."""
     y, x = ((start + plan.read_px / 2) * plan.downsample for start in corners)
-    region = shapely.union_all([shapely.make_valid(part) for part in roi])
+    region = unite([shapely.make_valid(part) for part in roi])
     shapely.prepare(region)
     return np.asarray(shapely.contains_xy(region, *np.meshgrid(x, y)))

@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsi_pipeline.annotations.crossings import unite
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.tiles.classes import UNLABELLED, ClassArea
 
@@ -303,7 +304,7 @@ def _held(areas: Sequence[ClassArea], xy: NDArray[np.float64]) -> Iterator[NDArr
 
 def _covered(boxes: NDArray[np.object_], areas: Sequence[ClassArea]) -> NDArray[np.float64]:
     """Measure how much of each box the areas cover together."""
-    union = shapely.union_all([area.geometry for area in areas])
+    union = unite([area.geometry for area in areas])
     shapely.prepare(union)
     touched = shapely.intersects(union, boxes)
     covered = np.zeros(len(boxes))

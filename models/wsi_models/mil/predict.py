@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsi_files.tables import text_cell
 from wsi_files.whole import replace_atomically
 from wsi_models.mil.train import decide
 from wsi_models.model_folder import BundleError
@@ -155,5 +156,6 @@ def write_judgements(
     with replace_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as f:
         table = csv.DictWriter(f, columns)
         table.writeheader()
-        table.writerows(rows)
+        for row in rows:
+            table.writerow({k: text_cell(v) if isinstance(v, str) else v for k, v in row.items()})
     return path

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from wsi_files.tables import text_cell
 from wsi_files.whole import replace_atomically
 from wsi_models.curves import draw_cross_validation
 
@@ -185,13 +186,15 @@ def write_slide_table(
     names = bags.classes
     with replace_atomically(path) as partial, partial.open("w", newline="", encoding="utf-8") as f:
         table = csv.writer(f)
+        shown_names = list(map(text_cell, names))
         probabilities = [f"prob_{name}" for name in names]
         table.writerow(["slide_id", "patient", "fold", "label", "predicted", *probabilities])
         for index, row in enumerate(prob.tolist()):
-            truth, decided = names[int(bags.label[index])], names[int(predicted[index])]
+            truth = shown_names[int(bags.label[index])]
+            decided = shown_names[int(predicted[index])]
             shown = [f"{value:.6f}" for value in row]
-            who = [bags.slide_ids[index], bags.patient[index], fold[index]]
-            table.writerow([*who, truth, decided, *shown])
+            who = [text_cell(bags.slide_ids[index]), text_cell(bags.patient[index])]
+            table.writerow([*who, fold[index], truth, decided, *shown])
 
 
 def _fold_row(number: int, fold: FoldResult) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_files.tables import text_cell
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.results.export.geojson import boxes_of
 from wsi_pipeline.results.export.registry import Export
@@ -85,8 +86,10 @@ def _write(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(rows)
+        writer.writerow(map(text_cell, names))
+        writer.writerows(
+            [text_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+        )
 
 
 AREAS = Export(file="areas.csv", write=write_area_table)

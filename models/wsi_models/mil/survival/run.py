@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_files.tables import text_cell
 from wsi_files.whole import replace_atomically
 from wsi_models.bundle import TrainingFacts
 from wsi_models.curves import draw_survival
@@ -247,7 +248,7 @@ def _write_table(
         for index, patient in enumerate(cohort.bags.patient):
             fate = [f"{cohort.time[index]:g}", int(cohort.event[index])]
             judged = [f"{risk[index]:.6f}", GROUPS[int(higher[index])]]
-            table.writerow([patient, int(fold[index]) + 1, *fate, *judged])
+            table.writerow([text_cell(patient), int(fold[index]) + 1, *fate, *judged])
 
 
 def _write_text(path: Path, text: str) -> None:

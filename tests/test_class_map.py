@@ -23,7 +23,7 @@ from wsi_pipeline.results.class_map import (
 )
 from wsi_pipeline.results.heatmap import paint_heatmap
 from wsi_pipeline.results.outlines import outline_regions
-from wsi_pipeline.tissue.pieces import find_pieces
+from wsi_pipeline.tissue.pieces import find_pieces, measure_tissue
 from wsi_pipeline.types import Area, Heatmap, TissueMask
 
 NAMES = ("tumour", "stroma", "fat, other")
@@ -75,6 +75,15 @@ def test_areas_are_those_of_the_pixels_and_of_the_outlines(pitch: float) -> None
         assert whole.class_mm2[name] == pytest.approx(sum(p.class_mm2[name] for p in pieces))
     assert whole.tissue_mm2 == pytest.approx(sum(p.tissue_mm2 for p in pieces))
     assert [p.piece for p in pieces] == list(range(1, len(pieces) + 1))
+
+
+@pytest.mark.parametrize("downsample", [(5.0, 5.0), (4.3, 5.6)])
+def test_the_tissue_of_the_records_is_that_of_the_areas(downsample: tuple[float, float]) -> None:
+    mask = mask_of(np.random.default_rng(0).random((16, 20)) < 0.6, downsample)
+    predictions = paint_heatmap(make_predictions((8, 10), 50))
+    class_map = lay_class_map(predictions, find_pieces(mask, mpp=0.5), 0.5, ClassRule())
+    whole, *_ = measure_areas(class_map, mpp=0.5)
+    assert measure_tissue(mask, mpp=0.5) == pytest.approx(whole.tissue_mm2, rel=1e-12)
 
 
 def test_a_slide_without_tiles_or_tissue_has_areas() -> None:

@@ -21,6 +21,8 @@ import tifffile
 import yaozarrs
 import zarr
 from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+from PIL import Image
 from shapely.geometry import shape as to_shape
 
 from tests.passports import some_passport
@@ -35,6 +37,8 @@ from wsi_pipeline.results.export.features import write_features
 from wsi_pipeline.results.export.optional import import_optional
 from wsi_pipeline.results.export.registry import EXPORTS, Export
 from wsi_pipeline.results.heatmap import one_per_place
+from wsi_pipeline.results.pictures import draw_classes
+from wsi_pipeline.results.pictures.sheet import MARGIN_PX, PANEL_PX, TITLE_PX
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.store.features import SlideFeatures
 from wsi_pipeline.types import Area
@@ -335,6 +339,10 @@ def test_all_exports_say_the_same_of_a_place(
         zarr.open_group(exported("ome-zarr", tmp_path, own))["image/labels/classes/0"]
     )
     names = own.predictions.class_names
+    colors = own.predictions.class_colors
+    draw_classes(tmp_path / "heatmap.png", own)
+    picture = np.asarray(Image.open(tmp_path / "heatmap.png").convert("RGB")).astype(float)
+    scale = PANEL_PX / max(own.records.slide.size_wh)
     seen = set()
     for row, col in np.ndindex(classes.shape):
         x, y = col * 5 + 2.5, row * 5 + 2.5
@@ -345,11 +353,23 @@ def test_all_exports_say_the_same_of_a_place(
         ]
         label = int(classes[row, col])
         assert inside == ([names[label - 1]] if label else [])
+        tone = picture[TITLE_PX + round(y * scale), MARGIN_PX + round(x * scale)] - 230
+        assert _class_of_tone(tone, colors) == label
         if label:
             prob = raster[:, int(y // 8), int(x // 8)]
             assert rule.decide(prob[None], names) == label - 1
         seen.add(label)
     assert len(seen) > 1
+
+
+def _class_of_tone(tone: NDArray[np.float64], colors: Sequence[str]) -> int:
+    """Tell, from 1, whose colour lies over glass of the value 230; 0 for none."""
+    if not tone.any():
+        return 0
+    laid = np.array([list(bytes.fromhex(color[1:])) for color in colors]) - 230.0
+    alike = laid @ tone / np.linalg.norm(laid, axis=1)
+    assert alike.max() > 0.99 * np.linalg.norm(tone), "a tone of no class"
+    return int(alike.argmax()) + 1
 
 
 def test_a_slide_without_tiles_can_be_exported(tmp_path: Path) -> None:

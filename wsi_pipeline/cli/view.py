@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -75,7 +76,9 @@ def _serve(out: Path, browser: bool, values: dict[str, Any]) -> None:
     folder = ResultsFolder(out, slides=values.pop("slides"), labels=values.pop("labels"))
     encoder = values.pop("encoder")
     config = resolve_config(values).predict
-    app = make_app(View(folder, lambda slides: folder_learning(slides, encoder, config, folder)))
+    shown = View(folder, lambda slides: folder_learning(slides, encoder, config, folder))
+    app = make_app(shown)
+    Thread(target=shown.slides.warm_up, daemon=True).start()
 
     def tell(address: str) -> None:
         click.echo(f"Open {address}\nStop with Ctrl-C.")

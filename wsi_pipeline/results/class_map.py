@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.tissue.pieces import pixel_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,7 +171,7 @@ def lay_class_map(heatmap: Heatmap, pieces: Pieces, mpp: float, rule: ClassRule)
     cells = rule.decide(values, heatmap.class_names)
     cell_edges = [np.rint(np.arange(n + 1) * heatmap.cell_px) for n in cells.shape]
     mask_edges = [
-        np.rint(np.arange(n + 1) * scale)
+        pixel_edges(n, scale)
         for n, scale in zip(pieces.labels.shape, pieces.downsample[::-1], strict=True)
     ]
     edges = [

@@ -9,7 +9,7 @@ from wsi_pipeline.preprocess.doubts import find_doubts
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.results.views import rule_of
 from wsi_pipeline.run.outcome import Status
-from wsi_pipeline.types import Area
+from wsi_pipeline.tissue.pieces import measure_tissue
 
 if TYPE_CHECKING:
     from wsi_pipeline.predict.trained import TrainedModel
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
     """Gather what a record says of a slide and its tiles."""
     mpp_mm = patches.slide.mpp / 1000
-    width, height = patches.slide.size_wh
-    tissue = float((patches.areas == Area.TISSUE).mean()) if patches.areas.size else 0.0
     return {
         "slide_id": job.slide_id,
         "path": job.shown,
@@ -31,7 +29,7 @@ def describe_slide(job: SlideJob, patches: SlideRecords) -> dict[str, Any]:
         "stain": _stain_record(patches),
         "funnel": patches.funnel(),
         "doubts": find_doubts(patches),
-        "tissue_mm2": tissue * width * height * mpp_mm**2,
+        "tissue_mm2": measure_tissue(patches.mask, patches.slide.mpp),
         "tile_mm2": (patches.pitch * mpp_mm) ** 2,
         "labels": {
             name: int((patches.label == index).sum())

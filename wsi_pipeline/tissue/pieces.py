@@ -93,6 +93,27 @@ def find_pieces(mask: TissueMask, mpp: float, gap_um: float = GAP_UM) -> Pieces:
     return Pieces(labels=labels, count=count - 1, downsample=mask.downsample)
 
 
+def pixel_edges(count: int, scale: float) -> NDArray[np.int64]:
+    """Return where the pixels of a row or column of the mask begin and end, whole level-0 px."""
+    return np.asarray(np.rint(np.arange(count + 1) * scale), dtype=np.int64)
+
+
+def measure_tissue(mask: TissueMask, mpp: float) -> float:
+    """Return the area of all tissue, mm^2: the sum over what maps and outlines are made of.
+
+    Parameters
+    ----------
+    mask : TissueMask
+        Tissue of the slide.
+    mpp : float
+        Resolution at level 0, um/px.
+    """
+    rows, cols = mask.tissue.shape
+    widths, heights = pixel_edges(cols, mask.downsample[0]), pixel_edges(rows, mask.downsample[1])
+    px = np.diff(heights) @ (mask.tissue @ np.diff(widths))
+    return float(px) * (mpp / 1000) ** 2
+
+
 def _reading_order(stats: NDArray[Any]) -> NDArray[np.intp]:
     """Sort bounding boxes (left, top, width, height, area) into rows, and rows from the left."""
     top = stats[:, cv2.CC_STAT_TOP]

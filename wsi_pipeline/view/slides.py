@@ -6,6 +6,7 @@ Opens stores and label files when they are asked for, and holds a bounded number
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,20 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from wsi_pipeline.errors import StoreError
+from wsi_pipeline.errors import StoreError, WsiPipelineError
 from wsi_pipeline.results.export.parquet import write_predictions
 from wsi_pipeline.results.views import write_views
 from wsi_pipeline.run.outcome import SlideOutcome, Status
 from wsi_pipeline.slide.inputs import ANNOTATION_SUFFIXES
 from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.store.find import STORE_NAME
-from wsi_pipeline.view.folder import LEARNED, PREDICTIONS_NAME, ResultsFolder, is_plain
+from wsi_pipeline.view.folder import (
+    LEARNED,
+    PREDICTIONS_NAME,
+    NotInResults,
+    ResultsFolder,
+    is_plain,
+)
 from wsi_pipeline.view.labels import LabelFile
 from wsi_pipeline.view.maps import describe_grid
 from wsi_pipeline.view.pixels import OpenSlides, TileServer, encode_jpeg, last_level
@@ -112,6 +119,17 @@ class Slides:
             with self.open(slide_id) as slide:
                 self._label_files.setdefault(key, LabelFile(path, slide.info, given))
         return self._label_files[key]
+
+    def warm_up(self) -> None:
+        """Read the first tile of the first slide, so that who opens it does not wait for decoders.
+
+        What is wrong with a slide is told to whoever opens it.
+        """
+        done = (o.slide_id for o in self.folder.records().values() if o.status is Status.DONE)
+        first = next(done, None)
+        if first is not None:
+            with suppress(WsiPipelineError, NotInResults):
+                self.tiles.tile(first, "rgb", 0, 0, 0)
 
     def close(self) -> None:
         """Close the slides."""

@@ -17,7 +17,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.tiles.grid import lay_grid
 from wsi_pipeline.tissue import make_segmenter, segment_overview
-from wsi_pipeline.tissue.pieces import find_pieces
+from wsi_pipeline.tissue.pieces import find_pieces, measure_tissue
 from wsi_pipeline.view.maps import describe_grid
 from wsi_pipeline.view.pixels import encode_png
 
@@ -109,7 +109,7 @@ class Tuner:
             "reasons": base64.b64encode(grid.reasons.tobytes()).decode(),
             "funnel": grid.funnel(),
             "mask": base64.b64encode(encode_png(mask.areas)).decode(),
-            "tissue_mm2": self._tissue_mm2(mask.tissue, downsample, info.mpp),
+            "tissue_mm2": measure_tissue(mask, info.mpp),
             "pieces": find_pieces(mask, info.mpp).count,
         }
 
@@ -160,9 +160,3 @@ class Tuner:
         chosen = config.model_copy(update={"segmenter": segmenter, "mask_mpp": mask_mpp})
         with self._slides.open(slide_id) as slide:
             return slide.overview(make_segmenter(chosen).mpp)
-
-    @staticmethod
-    def _tissue_mm2(
-        tissue: NDArray[np.bool_], downsample: tuple[float, float], mpp: float
-    ) -> float:
-        return float(tissue.sum() * downsample[0] * downsample[1] * (mpp / 1000) ** 2)

@@ -16,6 +16,7 @@ from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.results.export.geojson import annotation_feature, write_collection
 from wsi_pipeline.results.export.registry import Export
 from wsi_pipeline.results.outlines import outline_regions
+from wsi_pipeline.tissue.pieces import pixel_edges
 
 if TYPE_CHECKING:
     from shapely.geometry import Polygon
@@ -41,7 +42,7 @@ def write_outlines(path: Path, result: SlideResult) -> None:
 def _features(result: SlideResult) -> Iterator[dict[str, Any]]:
     pieces = result.pieces
     y_edges, x_edges = (
-        np.rint(np.arange(n + 1) * scale).astype(np.int64)
+        pixel_edges(n, scale)
         for n, scale in zip(pieces.labels.shape, pieces.downsample[::-1], strict=True)
     )
     fragments: dict[int, list[Polygon]] = {}

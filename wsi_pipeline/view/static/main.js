@@ -62,8 +62,8 @@ class Page {
       this.maps.clear();
       this.mask = null;
       this.preview = null;
+      this.grid = null;
       this.tuning.reset();
-      this.grid = await fetchGrid(id, about.grid);
       const names = about.maps.map(({ name }) => name);
       change({
         slide: id, map: names.includes(state.map) ? state.map : names[0] ?? "", map2: names.includes(state.map2) ? state.map2 : "",
@@ -73,11 +73,13 @@ class Page {
       document.title = `${id} · wsi-pipeline`;
       this.list.mark(id);
       this.#badges();
-      await this.labels.open(id);
-      await this.openTissue();
-      await this.#loadMaps();
-      await this.layout(place);
+      // the slide appears while all that lies over it is fetched
+      const [grid] = await Promise.all([fetchGrid(id, about.grid), this.labels.open(id), this.openTissue(), this.#loadMaps(), this.layout(place)]);
+      if (this.about !== about) return;
+      this.grid = grid;
+      this.panes.redraw();
       this.fillPanel();
+      document.body.dataset.ready = id;
     } catch (error) {
       notify(`${id}: ${error.message}`);
     }
@@ -97,7 +99,6 @@ class Page {
       pane.element.addEventListener("pointermove", (event) => this.#point(pane, event));
     }
     this.fillTools();
-    document.body.dataset.ready = this.about.id;
   }
 
   /** Fetch the tissue that is drawn on, once it is wanted. */
@@ -363,12 +364,12 @@ async function begin() {
   if (innerWidth <= 800) document.body.classList.add("no-list");
   fillHelp();
   try {
-    const [results, classes] = await Promise.all([get("/api/results"), get("/api/classes")]);
+    const [results, classes, tuned] = await Promise.all([get("/api/results"), get("/api/classes"), get("/api/tune")]);
     const page = new Page(results, classes);
+    page.tuning.take(tuned);
     const wanted = results.slides.some(({ id }) => id === state.slide) ? state.slide : results.slides.find(({ status }) => status !== "failed")?.id;
     if (!wanted) { notify("No slide of this run can be shown; see index.html for why they failed."); return; }
     page.trainings.refresh();
-    await page.tuning.load();
     if (!said.has("threshold")) state.threshold = page.tuning.threshold;
     await page.open(wanted, state.zoom ? { x: state.x, y: state.y, zoom: state.zoom } : null);
   } catch (error) {

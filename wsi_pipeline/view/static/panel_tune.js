@@ -14,22 +14,13 @@ export class Tuning {
   constructor({ tried, changed }) {
     this.tried = tried;
     this.changed = changed;
-    this.settings = null;
+    this.settings = [];
     this.options = [];
     this.result = null;
     this.asked = 0;
   }
 
-  async load() {
-    try {
-      this.#take(await get("/api/tune"));
-    } catch (error) {
-      notify(error.message);
-    }
-    this.changed();
-  }
-
-  #take({ settings, options }) {
+  take({ settings, options }) {
     this.settings = settings;
     this.options = options;
   }
@@ -42,7 +33,7 @@ export class Tuning {
 
   /** Least probability of the maps, as it was kept or as the run had it. */
   get threshold() {
-    return this.settings?.find(({ stage }) => stage === "results")?.value ?? 0;
+    return this.settings.find(({ stage }) => stage === "results")?.value ?? 0;
   }
 
   set(setting, value, slide) {
@@ -52,7 +43,7 @@ export class Tuning {
   }
 
   keepThreshold(value) {
-    const setting = this.settings?.find(({ stage }) => stage === "results");
+    const setting = this.settings.find(({ stage }) => stage === "results");
     if (setting) this.set(setting, value, null);
   }
 
@@ -63,7 +54,7 @@ export class Tuning {
 
   async #post(values) {
     try {
-      this.#take(await post("/api/tune", values));
+      this.take(await post("/api/tune", values));
     } catch (error) {
       notify(error.message);
     }
@@ -81,7 +72,7 @@ export class Tuning {
     const mine = (this.asked += 1);
     try {
       const result = await post(slideUrl(slide, "/tune"), this.values());
-      this.#take(await get("/api/tune"));
+      this.take(await get("/api/tune"));
       if (mine !== this.asked) return;
       this.result = result;
       await this.tried(slide, result);
@@ -99,10 +90,6 @@ export class Tuning {
 
 export function tunePanel(page) {
   const { tuning } = page;
-  if (!tuning.settings) {
-    tuning.load();
-    return [h("p", { class: "soft" }, "One moment.")];
-  }
   return [
     h("h2", {}, "Tissue and tiles"),
     h("p", { class: "soft" }, "Tried on this slide at once; results stay as they are until the next run."),

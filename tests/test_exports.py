@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -29,8 +29,9 @@ def read_geojson(document: Any, path: Path) -> tuple[Annotation, ...]:  # noqa: 
     Returns
     -------
     tuple of Annotation
-        Polygons and multipolygons in the order of the file. The name is the class of the object
-        (``classification.name``, or ``classification.names`` joined), else its own ``name``.
+        Polygons and multipolygons in the order of the file, but for cores that are missing. The
+        name is the class of the object (``classification.name``, or ``classification.names``
+        joined), else its own ``name``.
 
     Raises
     ------
@@ -66,7 +67,9 @@ def _areas(element: dict[str, Any]) -> Iterator[Annotation]:
     if element["type"] != "Feature":
         yield from _geometry_areas(element, "")
     elif element["geometry"] is not None:
-        yield from _geometry_areas(element["geometry"], _name(element.get("properties") or {}))
+        properties = element.get("properties") or {}
+        if not properties.get("isMissing"):  # a place of a tissue microarray without a core
+            yield from _geometry_areas(element["geometry"], _name(properties))
 
 
 def _geometry_areas(geometry: dict[str, Any], name: str) -> Iterator[Annotation]:

@@ -58,6 +58,7 @@ def export(
         regions         classes as outlines with holes, clipped to tissue, in mm2, for QuPath
         tissue          pieces of tissue, to edit in QuPath and give back with --tissue-mask
         tissue-png      the same as a picture
+        cores           cores of a tissue microarray by the names of their grid, for QuPath
         areas           CSV: mm2 of tissue and classes, per slide and piece
         csv             CSV: probabilities of tiles as WSInfer writes them
         ome-tiff        probabilities, a channel per class; ome-tiff-float: as 32-bit numbers

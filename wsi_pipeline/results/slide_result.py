@@ -18,6 +18,7 @@ from wsi_pipeline.results.class_map import (
     measure_areas,
 )
 from wsi_pipeline.results.heatmap import paint_heatmap
+from wsi_pipeline.tissue.cores import name_cores
 from wsi_pipeline.tissue.pieces import Pieces, find_pieces
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ class SlideResult:
     def pieces(self) -> Pieces:
         """The pieces of tissue."""
         return find_pieces(self.records.mask, self.mpp)
+
+    @cached_property
+    def cores(self) -> tuple[str, ...]:
+        """Name of each piece in the grid of a tissue microarray; empty where it is no core."""
+        return name_cores(self.pieces, self.mpp)
 
     @cached_property
     def heatmap(self) -> Heatmap:

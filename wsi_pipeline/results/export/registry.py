@@ -44,6 +44,7 @@ EXPORTS: Registry[Export] = Registry(
         "regions": "wsi_pipeline.results.export.regions:REGIONS",
         "tissue": "wsi_pipeline.results.export.tissue:OUTLINES",
         "tissue-png": "wsi_pipeline.results.export.tissue:PICTURE",
+        "cores": "wsi_pipeline.results.export.tissue:CORES",
         "areas": "wsi_pipeline.results.export.tables:AREAS",
         "csv": "wsi_pipeline.results.export.tables:TILES",
         "ome-tiff": "wsi_pipeline.results.export.ome_tiff:BYTES",

@@ -56,20 +56,23 @@ def write_area_table(path: Path, result: SlideResult) -> None:
 
     Notes
     -----
-    Columns: ``slide_id``, ``piece`` (empty for the whole slide), ``tissue_mm2``, then for each
+    Columns: ``slide_id``, ``piece`` (empty for the whole slide), ``core`` (its name on a tissue
+    microarray), ``tissue_mm2``, then for each
     class ``<class>_mm2`` and ``<class>_share`` (of the tissue that has a class), then
     ``undecided_mm2`` (the rule gives it to no class) and ``unpredicted_mm2`` (no tile covers it).
     """
-    rows = [area_row(result.slide_id, areas) for areas in result.areas]
+    cores = ("", *result.cores)
+    rows = [area_row(result.slide_id, areas, cores[areas.piece]) for areas in result.areas]
     _write(path, list(rows[0]), (list(row.values()) for row in rows))
 
 
-def area_row(slide_id: str, areas: ClassAreas) -> dict[str, Any]:
+def area_row(slide_id: str, areas: ClassAreas, core: str = "") -> dict[str, Any]:
     """Return one row of the table of areas, by column."""
     classified = sum(areas.class_mm2.values())
     row: dict[str, Any] = {
         "slide_id": slide_id,
         "piece": areas.piece or "",
+        "core": core,
         "tissue_mm2": round(areas.tissue_mm2, 6),
     }
     for name, mm2 in areas.class_mm2.items():

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from shapely import set_precision
+from shapely.geometry import Point
 
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.results.export.geojson import annotation_feature, write_collection
 from wsi_pipeline.results.export.registry import Export
 from wsi_pipeline.results.outlines import outline_regions
+from wsi_pipeline.tissue.cores import piece_boxes
 from wsi_pipeline.tissue.pieces import pixel_edges
 
 if TYPE_CHECKING:
@@ -27,7 +30,9 @@ TISSUE_CLASS = {"name": "Tissue", "color": [0, 121, 107]}
 
 
 def write_outlines(path: Path, result: SlideResult) -> None:
-    """Write one annotation per piece of tissue, named by its number, with its area in mm2.
+    """Write one annotation per piece of tissue, with its area in mm2.
+
+    Its name is that of the core, such as ``A-1``, or the number of the piece.
 
     Parameters
     ----------
@@ -53,9 +58,36 @@ def _features(result: SlideResult) -> Iterator[dict[str, Any]]:
         yield annotation_feature(
             polygons,
             TISSUE_CLASS,
-            name=f"piece {number}",
+            name=result.cores[number - 1] or f"piece {number}",
             measurements={"area mm2": mm2, "piece": number},
         )
+
+
+def write_cores(path: Path, result: SlideResult) -> None:
+    """Write one ``tmaCore`` of QuPath per core of a tissue microarray; none where there is none.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; an older one is replaced in one step.
+    result : SlideResult
+        Of one slide; predictions are not needed. A core is the circle around its piece of tissue.
+    """
+    write_collection(path, _cores(result), result.records.slide.bounds_xy)
+
+
+def _cores(result: SlideResult) -> Iterator[dict[str, Any]]:
+    boxes = piece_boxes(result.pieces).tolist()
+    for number, (name, box) in enumerate(zip(result.cores, boxes, strict=True), start=1):
+        if not name:
+            continue
+        x0, y0, x1, y1 = box
+        circle = Point((x0 + x1) / 2, (y0 + y1) / 2).buffer(max(x1 - x0, y1 - y0) / 2)
+        core = annotation_feature(
+            [set_precision(circle, 1)], TISSUE_CLASS, name=name, measurements={"piece": number}
+        )
+        core["properties"] |= {"objectType": "tmaCore", "isMissing": False}
+        yield core
 
 
 def write_picture(path: Path, result: SlideResult) -> None:
@@ -66,4 +98,5 @@ def write_picture(path: Path, result: SlideResult) -> None:
 
 
 OUTLINES = Export(file="tissue.geojson", write=write_outlines, needs_model=False)
+CORES = Export(file="cores.geojson", write=write_cores, needs_model=False)
 PICTURE = Export(file="tissue.png", write=write_picture, needs_model=False)

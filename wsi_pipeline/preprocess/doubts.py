@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_pipeline.slide.geometry import contradicts_objective, is_upsampled
 from wsi_pipeline.tissue.glass import glass_share
-from wsi_pipeline.types import Area, TileReason
+from wsi_pipeline.types import Area, StainPair, StainVerdict, TileReason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +38,15 @@ LOST = 0.05
 """Share of a slide that is plainly stained, but nothing in the mask, from which it is doubted."""
 
 
+SMALLEST_NUCLEI_UM2 = {True: 12.0, False: 9.0}
+"""Smallest size of nuclei, um2, by whether the stain is beyond doubt: texture of a poor separation
+passes for small nuclei."""
+
+LARGEST_NUCLEI_UM2 = 85.0
+"""Largest size of nuclei, um2. On 62 slides and fields of known resolution sizes are 7 to 78, half
+of them 29 to 41; declared twice as coarse, 90 % exceed this."""
+
+
 def find_doubts(records: SlideRecords) -> tuple[str, ...]:
     """Say what is odd about a slide and its tiles.
 
@@ -54,6 +63,7 @@ def find_doubts(records: SlideRecords) -> tuple[str, ...]:
     return (
         *_of_damage(records),
         *_of_scale(records),
+        *_of_nuclei(records),
         *_of_stain(records),
         *_of_mask(records),
     )
@@ -80,6 +90,25 @@ def _of_scale(records: SlideRecords) -> list[str]:
             f"from a slide of {slide.mpp:.3g} um/px, which is coarser; models see a blur"
         )
     return doubts
+
+
+def _of_nuclei(records: SlideRecords) -> list[str]:
+    """Hold the resolution against the size of nuclei."""
+    stain, slide = records.stain, records.slide
+    if stain.nucleus_um2 is None or stain.pair is not StainPair.HE:
+        return []
+    smallest = SMALLEST_NUCLEI_UM2[stain.verdict is StainVerdict.OK]
+    if stain.nucleus_um2 < smallest:
+        size, limit = "smaller", smallest
+    elif stain.nucleus_um2 > LARGEST_NUCLEI_UM2:
+        size, limit = "larger", LARGEST_NUCLEI_UM2
+    else:
+        return []
+    return [
+        f"nuclei measure {stain.nucleus_um2:.0f} um2, {size} than the {limit:g} of H&E: "
+        f"{slide.mpp:.3g} um/px ({slide.mpp_source}) may be wrong, and with it the size of "
+        "everything; compare with a scale bar, and give the right one with --slide-mpp"
+    ]
 
 
 def _of_stain(records: SlideRecords) -> list[str]:

@@ -80,6 +80,14 @@ class TileReader:
         self._keep(key, grid, lambda: done)
         return resize_square(pixels, side_px)
 
+    def look(self, grid: TileGrid, index: int) -> NDArray[np.uint8]:
+        """Read one kept tile of the grid as it is stored, RGB; what was kept of it stays."""
+        key = _key(grid, index)
+        with self._lock:
+            kept = self._kept.get(key)
+        pixels = self._read(key, grid.read_px) if kept is None else kept.result()
+        return resize_square(pixels, grid.patch_px)
+
     def read_ahead(self, grid: TileGrid, pool: Executor, sampled: Container[int]) -> None:
         """Begin to read the first tiles of the grid, for whoever asks for them next.
 

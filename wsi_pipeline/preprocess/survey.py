@@ -14,7 +14,8 @@ from wsi_pipeline.config import DamagedTiles
 from wsi_pipeline.errors import UnsupportedSlideError
 from wsi_pipeline.preprocess.damage import drop_damaged
 from wsi_pipeline.slide.geometry import is_upsampled
-from wsi_pipeline.stain import estimate_stain_matrix
+from wsi_pipeline.slide.resampling import resize_square
+from wsi_pipeline.stain import estimate_stain_matrix, unmix
 from wsi_pipeline.store import StoreHeader
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
 from wsi_pipeline.tiles.labelled import LabelledTiles, label_tiles
@@ -24,6 +25,7 @@ from wsi_pipeline.tissue import (
     require_brightfield,
     segment_overview,
     sharpness,
+    typical_nucleus_um2,
 )
 from wsi_pipeline.types import Area
 
@@ -47,6 +49,16 @@ MOSTLY_PEN = 0.7
 STAIN_PIXELS = 1 << 18
 """About how many pixels the stain matrix rests on. Neighbours are alike: which tiles are sampled
 moves the matrix a hundred times as far as leaving out three pixels of four."""
+
+
+NUCLEI_MPP = 0.5
+"""Resolution that nuclei are measured at, um/px."""
+
+COARSEST_NUCLEI_MPP = 0.6
+"""Resolution of patches, um/px, from which on nuclei are too few pixels to be measured."""
+
+NUCLEI_TILES = 16
+"""Tiles that nuclei are measured in."""
 
 
 def survey_slide(
@@ -227,7 +239,27 @@ def _estimate_stain(
     if ahead:
         tiles.read_ahead(grid, pool, frozenset(indices.tolist()))
     pixels = np.concatenate([np.empty((0, 3), dtype=np.uint8), *sampled])
-    return estimate_stain_matrix(pixels, config.stain)
+    stain = estimate_stain_matrix(pixels, config.stain)
+    return replace(stain, nucleus_um2=_nucleus_um2(tiles, grid, stain, indices, pool))
+
+
+def _nucleus_um2(
+    tiles: TileReader,
+    grid: TileGrid,
+    stain: StainEstimate,
+    indices: NDArray[np.int64],
+    pool: ThreadPoolExecutor,
+) -> float | None:
+    """Measure nuclei in some of the sampled tiles, where patches are fine enough to show them."""
+    if grid.mpp > COARSEST_NUCLEI_MPP:
+        return None
+    side = max(1, round(grid.patch_px * grid.mpp / NUCLEI_MPP))
+    few = indices[:: max(1, len(indices) // NUCLEI_TILES)][:NUCLEI_TILES]
+
+    def hematoxylin(index: int) -> NDArray[np.float32]:
+        return np.asarray(unmix(resize_square(tiles.look(grid, index), side), stain.matrix)[0])
+
+    return typical_nucleus_um2(pool.map(hematoxylin, few.tolist()), NUCLEI_MPP)
 
 
 def _tile_sharpness(slide: Slide, grid: TileGrid, index: int) -> float:

@@ -342,6 +342,7 @@ def _stain_from_dict(values: dict[str, Any]) -> StainEstimate:
         condition=_number(values["condition"]),
         theta_deg=(_number(h_deg), _number(e_deg)),
         pair=_pair(values["convention"]),
+        nucleus_um2=values.get("nucleus_um2"),
     )
 
 
@@ -358,6 +359,7 @@ def parse_he_values(dtype: np.dtype[Any]) -> HeValues:
 
 
 def _stain_to_dict(stain: StainEstimate) -> dict[str, Any]:
+    measured = {} if stain.nucleus_um2 is None else {"nucleus_um2": stain.nucleus_um2}
     return {
         "convention": stain.convention,
         **stain.matrix.to_dict(),
@@ -367,6 +369,7 @@ def _stain_to_dict(stain: StainEstimate) -> dict[str, Any]:
         "angle_deg": _json_number(stain.angle_deg),
         "condition": _json_number(stain.condition),
         "theta_deg": [_json_number(angle) for angle in stain.theta_deg],
+        **measured,
     }
 
 

@@ -5,6 +5,7 @@ Arrays in, arrays out: it reads no slides, cuts no tiles and does not judge the 
 
 from wsi_pipeline.tissue.colour_coding import find_miscoding
 from wsi_pipeline.tissue.detect import detect_tissue, require_brightfield, sharpness
+from wsi_pipeline.tissue.nuclei import typical_nucleus_um2
 from wsi_pipeline.tissue.segmenters import TissueSegmenter, make_segmenter, segment_overview
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "require_brightfield",
     "segment_overview",
     "sharpness",
+    "typical_nucleus_um2",
 ]

@@ -118,6 +118,9 @@ class StainEstimate:
         Angles of H and E in the plane of the two leading eigenvectors; NaN if not estimated.
     pair : StainPair
         Which stains.
+    nucleus_um2 : float or None
+        How large the nuclei are in the plane of hematoxylin; half of their area belongs to larger
+        ones. None where they were not measured, or too few are seen.
     """
 
     matrix: StainMatrix
@@ -128,6 +131,7 @@ class StainEstimate:
     condition: float
     theta_deg: tuple[float, float]
     pair: StainPair = StainPair.HE
+    nucleus_um2: float | None = None
 
     @property
     def convention(self) -> str:

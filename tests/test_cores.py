@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from wsi_files.cores import asked_threads, usable_cores
+from wsi_files.cores import OF_BLAS, asked_threads, limit_linear_algebra, usable_cores
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -51,3 +52,21 @@ def test_threads_that_are_asked_for(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert asked_threads() == threads
+
+
+def test_linear_algebra_keeps_to_the_cores_and_to_what_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    for name in OF_BLAS:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv(OF_BLAS[0])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with threadpool_limits(3, user_api="blas"):  # as after loading on a machine of more cores
+        limit_linear_algebra()
+        assert max(threads()) <= usable_cores()
+        assert os.environ[OF_BLAS[0]] == str(usable_cores())
+        limit_linear_algebra(1)
+        assert threads() == {1}

@@ -10,7 +10,12 @@ import math
 import os
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 CGROUPS = Path("/sys/fs/cgroup")
+
+OF_BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Variables that libraries of linear algebra look at when they are loaded."""
 
 
 def usable_cores(cgroups: Path = CGROUPS) -> int:
@@ -38,6 +43,25 @@ def asked_threads() -> int | None:
     """Return the threads that ``OMP_NUM_THREADS`` asks for; None where it says nothing."""
     words = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(words) if words.isdigit() and int(words) > 0 else None
+
+
+def limit_linear_algebra(most: int | None = None) -> None:
+    """Keep the threads of BLAS and LAPACK to the usable cores: by themselves they take all.
+
+    Parameters
+    ----------
+    most : int or None
+        Threads at most; the usable cores, or what ``OMP_NUM_THREADS`` asks for, if None.
+
+    Notes
+    -----
+    Holds for libraries that are loaded and, unless their own variables are set, for those that
+    this process and those it starts load later.
+    """
+    threads = most or asked_threads() or usable_cores()
+    for name in OF_BLAS:
+        os.environ.setdefault(name, str(threads))
+    threadpool_limits(threads, user_api="blas")
 
 
 def _quota(cgroups: Path) -> float | None:

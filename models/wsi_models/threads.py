@@ -1,4 +1,4 @@
-"""The threads that torch computes with, by the kind of work and the cores there are.
+"""The threads that torch and BLAS compute with, by the kind of work and the cores there are.
 
 Threads that wait for a core cost more than they bring: with both cores of a machine busy, training
 a small head took 151 s with two threads and 16 s with one.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from wsi_files.cores import asked_threads, usable_cores
+from wsi_files.cores import asked_threads, limit_linear_algebra, usable_cores
 
 
 def settle_threads(most: int | None = None) -> int:
-    """Set the threads of torch and return their number.
+    """Set the threads of torch and of linear algebra, and return their number.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ def settle_threads(most: int | None = None) -> int:
     int
         What ``OMP_NUM_THREADS`` asks for where it is set; else what was settled.
     """
-    asked = asked_threads()
     cores = usable_cores()
-    torch.set_num_threads(asked or (cores if most is None else min(most, cores)))
+    threads = asked_threads() or (cores if most is None else min(most, cores))
+    torch.set_num_threads(threads)
+    limit_linear_algebra(threads)
     return torch.get_num_threads()

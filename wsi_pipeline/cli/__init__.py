@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from wsi_files.cores import limit_linear_algebra
 from wsi_pipeline.cli.cluster import cluster
 from wsi_pipeline.cli.config import config
 from wsi_pipeline.cli.demo import demo
@@ -46,6 +47,7 @@ def main() -> None:
 
     A slide can be SVS, NDPI, MRXS, SCN, BIF, DICOM, (pyramidal) TIFF, OME-TIFF, PNG or JPEG.
     """
+    limit_linear_algebra()
 
 
 for _command in (

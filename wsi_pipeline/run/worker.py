@@ -21,6 +21,7 @@ from typing import Any
 
 import cloudpickle
 
+from wsi_files.cores import limit_linear_algebra
 from wsi_pipeline.run.lanes import StepNews, TellingProgress, Tools
 
 GRACE_SECONDS = 3.0
@@ -89,6 +90,7 @@ def main() -> None:
     """Serve the parent at the other end of the connection whose number is the first argument."""
     connection = Connection(int(sys.argv[1]))
     faulthandler.enable()
+    limit_linear_algebra()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(MEMORY_KILLS_FIRST, encoding="ascii")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

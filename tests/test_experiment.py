@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from wsi_models.recipes import find_recipe
 
 from tests.labelled import write_images
 from wsi_pipeline.cli import main
+from wsi_pipeline.cli.epochs import epoch_lines
 from wsi_pipeline.cli.training import writing_run
 from wsi_pipeline.errors import OutputError
 
@@ -287,3 +291,30 @@ def test_a_folder_that_is_trained_in_is_kept_from_others(tmp_path: Path) -> None
         assert not list(tmp_path.rglob("*.partial*")), "left by a training that was killed"
         with pytest.raises(OutputError, match="another process"), writing_run(tmp_path):
             pytest.fail("two trainings in one folder")
+
+
+def test_the_bar_of_a_training_moves_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = bytearray()
+    ours, theirs = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with epoch_lines(quiet=False) as listener:
+            listener.begin(epochs=2, done=0, iterations=2)
+            for epoch, losses in enumerate(((4.0, 3.0), (2.0, 1.0)), start=1):
+                for loss in losses:
+                    listener.step(loss)
+                    time.sleep(0.11)  # the bar is drawn ten times a second
+                listener.epoch({"epoch": epoch, "loss": losses[-1], "best": True})
+    with suppress(OSError):  # of a terminal that nobody holds any more
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    os.close(ours)
+    text = shown.decode()
+    assert "epoch 1 of 2" in text
+    assert text.count("\r") > 4, "the line should be drawn over itself"
+    assert "loss 4.0000" in text, "while the first epoch goes on"
+    assert "epoch 2 of 2, loss 1.0000" in text
+    assert capfd.readouterr() == ("", "")

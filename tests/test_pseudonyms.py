@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from tests.stores import make_header, make_store
 from wsi_pipeline.cli import main
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.pseudonyms import pseudonymise
 from wsi_pipeline.store import PatchStore
+from wsi_pipeline.synthetic import write_synthetic_slide
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -47,6 +49,29 @@ def test_names_are_nowhere_among_the_results(known_slide: KnownSlide, tmp_path: 
             file
         )
     assert len(list(out.glob("slide-*/patches.zarr"))) == 1, "the second run finds the first"
+
+
+def test_features_of_slides_tell_no_name_and_those_of_stores_are_refused(tmp_path: Path) -> None:
+    slides, out, names = tmp_path / "slides", tmp_path / "out", tmp_path / "apart" / "names.csv"
+    slides.mkdir()
+    write_synthetic_slide(slides / "Smith-John.tif", (768, 768), mpp=0.5, seed=1)
+    (slides / "Doe-Jane.tif").write_bytes(b"no slide")
+    rest = ["--model", "demo", "--out", str(out), "--pseudonymise", str(names), "--quiet"]
+
+    done = CliRunner().invoke(main, ["features", str(slides), *rest])
+
+    assert done.exit_code == 1, done.output
+    (file,) = out.glob("slide-*.h5")
+    rows = {row["name"]: row for row in csv.DictReader(names.read_text().splitlines())}
+    assert file.stem == rows["Smith-John"]["pseudonym"]
+    for path in out.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"Smith" not in content, path
+        assert b"Doe-Jane" not in content, path
+    make_store(tmp_path / "known" / "patches.zarr", make_header(4))
+    refused = CliRunner().invoke(main, ["features", str(tmp_path / "known"), *rest])
+    assert refused.exit_code == 1
+    assert "carries the name of its slide" in refused.output
 
 
 def test_the_table_is_kept_apart_and_short_names_leave_words_whole(tmp_path: Path) -> None:

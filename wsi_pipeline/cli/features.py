@@ -17,13 +17,20 @@ from wsi_pipeline.cli.options import (
     output_options,
     resolve_config,
 )
-from wsi_pipeline.cli.runs import finish_run, share_of, worker_options
+from wsi_pipeline.cli.runs import (
+    finish_run,
+    give_pseudonyms,
+    pseudonym_option,
+    share_of,
+    worker_options,
+)
 from wsi_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from wsi_models.encoders.golden import GoldenVector
 
     from wsi_pipeline.predict.trained import TrainedEncoder
+    from wsi_pipeline.slide.job import SlideJob
     from wsi_pipeline.types import StainMatrix
 
 
@@ -138,6 +145,7 @@ def load_chosen(values: dict[str, Any]) -> TrainedEncoder:
     "came with Macenko's method]",
 )
 @click.option("--redo", is_flag=True, help="Compute also what is there already.")
+@pseudonym_option
 @worker_options
 @config_options("read", "tissue", "tile", "stain", "predict")
 @output_options
@@ -172,12 +180,26 @@ def extract(inputs: tuple[str, ...], out: Path, layout: str, **values: Any) -> N
             redo=values["redo"],
             scheduler=values["scheduler"],
             share=share_of(values["shard_index"], values["shard_count"]),
+            names=values["pseudonymise"],
         )
         jobs = find_sources(inputs)
+        _refuse_named_stores(jobs, options.names)
+        jobs = give_pseudonyms(jobs, options.config, options.names, out)
         choices = FeatureChoices(layout=Layout(layout), target=target)
         with run_display(values["quiet"] or values["as_json"]) as monitor:
             report = run_features(jobs, options, encoder, choices, monitor)
     finish_run(report, str(out), as_json=values["as_json"])
+
+
+def _refuse_named_stores(jobs: Sequence[SlideJob], table: Path | None) -> None:
+    from wsi_pipeline.run.features import is_store
+
+    stores = [job.path for job in jobs if is_store(job.path)]
+    if table is not None and stores:
+        raise ConfigError(
+            f"{stores[0]} carries the name of its slide: pseudonyms are given to slides, so give "
+            f"the slide, or preprocess it with --pseudonymise and leave the option out here"
+        )
 
 
 def _target(normalise: str, store: Path | None) -> StainMatrix | None:

@@ -57,19 +57,24 @@ def run_options(command: Command) -> Command:
             help="Replace patch stores that were made with other options or are damaged.",
         ),
         redo_options,
-        click.option(
-            "--pseudonymise",
-            metavar="TABLE",
-            type=click.Path(dir_okay=False, path_type=Path),
-            help="Give slides and patients random names; this CSV, outside of --out, tells them. "
-            "Give the same again to go on.",
-        ),
+        pseudonym_option,
         *_machine_options(),
     ]
     command = output_options(command)
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def pseudonym_option(command: Command) -> Command:
+    """Give a command the table of pseudonyms."""
+    return click.option(
+        "--pseudonymise",
+        metavar="TABLE",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Give slides and patients random names; this CSV, outside of --out, tells them. "
+        "Give the same again to go on.",
+    )(command)
 
 
 def redo_options(command: Command) -> Command:
@@ -191,7 +196,7 @@ def execute_run(
     jobs = find_slides(inputs, values["roi"], values.get("labels"), values["tissue_mask"])
     jobs = [jobs[place] for place in chosen([job.slide_id for job in jobs], values["only"])]
     with _results(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
-        jobs = _named(jobs, config, values["pseudonymise"], out)
+        jobs = give_pseudonyms(jobs, config, values["pseudonymise"], out)
         options = RunOptions(
             out=out,
             config=config,
@@ -213,7 +218,7 @@ def execute_run(
     finish_run(report, values["out"], as_json=values["as_json"], log=log)
 
 
-def _named(
+def give_pseudonyms(
     jobs: list[SlideJob], config: PipelineConfig, table: Path | None, out: Path
 ) -> list[SlideJob]:
     """Give slides their pseudonyms, if asked for; patients are found in their names before."""

@@ -138,7 +138,7 @@ def run_features(
 
     def plan(records: Records) -> list[Journey]:
         return [
-            Journey(job.slide_id, partial(work.plan, records, job))
+            Journey(job.slide_id, partial(work.plan, records, job), job.redaction)
             for job in options.share.of(jobs)
         ]
 
@@ -233,7 +233,7 @@ def _encode(
     if step.redo:
         feature_file(step.out, job.slide_id, options.layout).unlink(missing_ok=True)
     facts: dict[str, Any] = {"status": Status.DONE}
-    if _is_store(job.path):
+    if is_store(job.path):
         store = PatchStore.open(job.path)
         write_store_features(store, options, tools.progress)
         facts = describe_slide(job, store)
@@ -247,9 +247,10 @@ def _encode(
     return replace(outcome, **facts, files=names, stages=stages)
 
 
-def _is_store(path: Path) -> bool:
+def is_store(path: Path) -> bool:
+    """Whether a source is a patch store, not a slide."""
     return (path / "zarr.json").exists()
 
 
 def _holds_stores(path: Path) -> bool:
-    return path.is_dir() and (_is_store(path) or next(path.rglob(STORE_NAME), None) is not None)
+    return path.is_dir() and (is_store(path) or next(path.rglob(STORE_NAME), None) is not None)

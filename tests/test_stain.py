@@ -6,6 +6,7 @@ import csv
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +32,7 @@ from wsi_pipeline.stain import (
     unmixing_matrix,
 )
 from wsi_pipeline.stain.estimate import ACCEPTED_RANGES
-from wsi_pipeline.types import StainEstimate, StainMatrix, StainVerdict
+from wsi_pipeline.types import BLUE_STAIN, StainEstimate, StainMatrix, StainVerdict
 
 Pixels = NDArray[np.uint8]
 
@@ -257,6 +258,27 @@ class TestNoSilentFailure:
         estimate = estimate_stain_matrix(pixels)
         assert estimate.verdict is StainVerdict.FLAGGED
         assert any("brown" in text for text in estimate.reasons)
+
+    @pytest.mark.parametrize(
+        ("stains", "said"),
+        [
+            # aniline blue with azocarmine, methyl blue with ponceau, hematoxylin with PAS
+            (((0.853, 0.509, 0.113), (0.093, 0.866, 0.491)), BLUE_STAIN),
+            (((0.800, 0.591, 0.105), (0.100, 0.737, 0.668)), BLUE_STAIN),
+            (((0.650, 0.704, 0.286), (0.175, 0.972, 0.155)), "magenta, as PAS is"),
+        ],
+        ids=["azan", "trichrome", "PAS"],
+    )
+    def test_other_special_stains_are_flagged(self, stains: Any, said: str) -> None:
+        amounts = np.random.default_rng(0).gamma(1.7, 0.2, (40_000, 2))
+        pixels = np.rint(245 * 10 ** -(amounts @ np.array(stains))).astype(np.uint8)
+        estimate = estimate_stain_matrix(pixels)
+        assert estimate.verdict is not StainVerdict.OK
+        assert any(said in reason for reason in estimate.reasons)
+        if said is BLUE_STAIN:
+            assert estimate.is_blue
+            with pytest.raises(StainEstimationError, match="this is not H&E: first stain"):
+                estimate_stain_matrix(pixels, StainConfig(strict_stain=True))
 
     def test_fixed_matrix_on_request_is_marked_as_such(self) -> None:
         estimate = estimate_stain_matrix(

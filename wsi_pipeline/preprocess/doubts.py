@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_pipeline.slide.geometry import contradicts_objective, is_upsampled
 from wsi_pipeline.tissue.glass import glass_share
-from wsi_pipeline.types import Area, StainPair, StainVerdict, TileReason
+from wsi_pipeline.types import BLUE_STAIN, Area, StainPair, StainVerdict, TileReason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,12 +112,18 @@ def _of_nuclei(records: SlideRecords) -> list[str]:
 
 
 def _of_stain(records: SlideRecords) -> list[str]:
-    if not records.stain.is_brown:
-        return []
-    return [
-        "a stain is brown like DAB: this is IHC, not H&E, and its two planes are not those of "
-        "hematoxylin and eosin; --strict-stain refuses such slides"
-    ]
+    doubts = []
+    if records.stain.is_brown:
+        doubts.append(
+            "a stain is brown like DAB: this is IHC, not H&E, and its two planes are not those of "
+            "hematoxylin and eosin; --strict-stain refuses such slides"
+        )
+    if records.stain.is_blue:
+        doubts.append(
+            f"a stain is {BLUE_STAIN}: this is not H&E, and its two planes are not those of "
+            "hematoxylin and eosin; --strict-stain refuses such slides"
+        )
+    return doubts
 
 
 def _of_mask(records: SlideRecords) -> list[str]:

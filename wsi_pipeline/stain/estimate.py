@@ -14,7 +14,14 @@ from wsi_pipeline.stain.chromogen import judge_chromogen
 from wsi_pipeline.stain.gate import check_pixels
 from wsi_pipeline.stain.separate import fixed_stain_matrix
 from wsi_pipeline.stain.solution import Solution, no_solution, solve
-from wsi_pipeline.types import BROWN_STAIN, StainEstimate, StainMatrix, StainPair, StainVerdict
+from wsi_pipeline.types import (
+    BLUE_STAIN,
+    BROWN_STAIN,
+    StainEstimate,
+    StainMatrix,
+    StainPair,
+    StainVerdict,
+)
 
 ACCEPTED_RANGES = {
     "hematoxylin angle in the stain plane (degrees)": (-33.44, -1.96),
@@ -45,6 +52,14 @@ HIGH_ARTEFACT_SHARE = 0.2
 BROWN_RED = 0.45
 """Red over green density from which a stain that absorbs most in blue is called brown."""
 
+ANILINE_RED, ANILINE_BLUE = 0.72, 0.25
+"""Red component above and blue component below which a first stain is no hematoxylin but a blue of
+trichromes; the largest published red is 0.711."""
+
+MAGENTA_BLUE = 0.3
+"""Blue component below which a second stain is magenta, as PAS is with 0.16; published eosins have
+at least 0.446, those with phloxine less."""
+
 _DEFAULTS = StainConfig()
 
 
@@ -73,8 +88,8 @@ def estimate_stain_matrix(
     ------
     StainEstimationError
         If over 80 % of the absorbing pixels are ink, black or clipped (a pen mark, fluorescence),
-        if an estimate is forbidden and ``allow_fallback`` is off, or if a stain is brown and
-        ``strict_stain`` is on.
+        if an estimate is forbidden and ``allow_fallback`` is off, or if a stain is brown, or a blue
+        other than hematoxylin, and ``strict_stain`` is on.
 
     Notes
     -----
@@ -113,12 +128,13 @@ def require_he(estimate: StainEstimate, config: StainConfig) -> None:
     Raises
     ------
     StainEstimationError
-        If one of the stains is brown and ``strict_stain`` is on.
+        If one of the stains is brown, or a blue other than hematoxylin, and ``strict_stain`` is on.
     """
-    if config.strict_stain and estimate.is_brown:
+    others = [r for r in estimate.reasons if BROWN_STAIN in r or BLUE_STAIN in r]
+    if config.strict_stain and others:
         raise StainEstimationError(
-            f"this is not H&E: {'; '.join(r for r in estimate.reasons if BROWN_STAIN in r)}. Leave "
-            "the slide out, or run without --strict-stain"
+            f"this is not H&E: {'; '.join(others)}. Leave the slide out, or run without "
+            "--strict-stain"
         )
 
 
@@ -132,7 +148,7 @@ def _judge(solution: Solution, config: StainConfig) -> StainEstimate:
             "matrix with allow_fallback = true, or leave the slide out."
         )
     if faults:
-        return _fallback(solution, (*faults, *_brown(solution)))
+        return _fallback(solution, (*faults, *_brown(solution), *_blue(solution)))
     matrix = StainMatrix(vectors=solution.vectors, max_concentration=solution.max_concentration)
     doubts = _doubts(solution)
     verdict = StainVerdict.FLAGGED if doubts else StainVerdict.OK
@@ -197,7 +213,12 @@ def _doubts(solution: Solution) -> tuple[str, ...]:
     ]
     if solution.vectors.min() < 0:
         doubts.append(f"a stain vector with negative component {solution.vectors.min():.3f}")
-    doubts += _brown(solution)
+    doubts += (*_brown(solution), *_blue(solution))
+    if solution.vectors[1, 2] < MAGENTA_BLUE:
+        doubts.append(
+            f"blue component of the eosin vector {solution.vectors[1, 2]:.2f}, below "
+            f"{MAGENTA_BLUE:g}: magenta, as PAS is and eosin with phloxine can be"
+        )
     if solution.stained_share < LOW_STAINED_SHARE:
         doubts.append(f"only {solution.stained_share:.1%} of the pixels hold stain")
     if solution.artefact_share > HIGH_ARTEFACT_SHARE:
@@ -216,6 +237,14 @@ def _brown(solution: Solution) -> tuple[str, ...]:
         )
         if vector[0] > BROWN_RED * vector[1] and vector[2] > vector[1]
     )
+
+
+def _blue(solution: Solution) -> tuple[str, ...]:
+    """Say whether the first stain absorbs more red, and less blue, than hematoxylin does."""
+    red, _, blue = solution.vectors[0]
+    if not (red > ANILINE_RED and blue < ANILINE_BLUE):
+        return ()
+    return (f"first stain {_digits(solution.vectors[0])} is {BLUE_STAIN}, not hematoxylin",)
 
 
 def _fallback(solution: Solution, reasons: tuple[str, ...]) -> StainEstimate:

@@ -19,6 +19,7 @@ from wsi_pipeline.types.predictions import (
 from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
 from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
 from wsi_pipeline.types.stains import (
+    BLUE_STAIN,
     BROWN_STAIN,
     CONVENTIONS,
     STAIN_CONVENTION,
@@ -31,6 +32,7 @@ from wsi_pipeline.types.stains import (
 from wsi_pipeline.types.tiles import TileGrid, TileReason
 
 __all__ = [
+    "BLUE_STAIN",
     "BROWN_STAIN",
     "CONVENTIONS",
     "STAIN_CONVENTION",

@@ -36,6 +36,9 @@ CONVENTIONS = {
 BROWN_STAIN = "brown like DAB"
 """Stands in the reasons of an estimate one of whose stains is brown."""
 
+BLUE_STAIN = "blue like the aniline or methyl blue of a trichrome"
+"""Stands in the reasons of an estimate whose first stain is a blue that hematoxylin is not."""
+
 
 class StainVerdict(StrEnum):
     """How far a stain estimate may be trusted."""
@@ -147,3 +150,8 @@ class StainEstimate:
     def is_brown(self) -> bool:
         """Whether one of the stains is brown, as the chromogen of immunohistochemistry is."""
         return any(BROWN_STAIN in reason for reason in self.reasons)
+
+    @property
+    def is_blue(self) -> bool:
+        """Whether the first stain is bluer than hematoxylin, as in a trichrome."""
+        return any(BLUE_STAIN in reason for reason in self.reasons)

@@ -157,16 +157,16 @@ def test_a_folder_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
         republish_report(tmp_path / "elsewhere")
 
 
-def test_five_thousand_records_are_shown_in_seconds(tmp_path: Path) -> None:
+def test_five_thousand_records_are_shown_in_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read and written as a run does it; the target is in benchmarks/folders.py."""
     records = Records(tmp_path)
     records.write_run(report())
-    records.write(outcome("s0"))
-    (first,) = tmp_path.rglob("patches.json")
-    for number in range(1, 1000):
-        place = first.parent.with_name(f"s{number}")
-        place.mkdir()
-        os.link(first, place / first.name)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        for number in range(1000):
+            records.write(outcome(f"s{number}"))
     began = time.monotonic()
 
     assert len(write_views(Records(tmp_path)).outcomes) == 1000
@@ -317,3 +317,26 @@ def test_a_folder_that_is_held_says_by_whom(tmp_path: Path) -> None:
     records = Records(tmp_path)
     with records.claim("a"), pytest.raises(OutputError, match=f"process {os.getpid()} on "):
         records.claim("a").__enter__()
+
+
+def test_a_record_of_another_slide_counts_for_nothing(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for record in (outcome("a"), outcome("b"), outcome("b", "m")):
+        records.write(record)
+    folder = tmp_path / ".wsi-pipeline" / "slides"
+    (folder / "a" / "patches.json").write_bytes((folder / "b" / "patches.json").read_bytes())
+    (folder / "b" / "k.model.json").write_bytes((folder / "b" / "m.model.json").read_bytes())
+
+    assert records.read("a") is None
+    assert [(o.slide_id, o.model) for o in records.all()] == [("b", ""), ("b", "m")]
+    assert len(records.damaged()) == 2
+
+
+def test_views_survive_the_loss_of_the_runs(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    with pytest.raises(ReportError):
+        write_views(records)
+    records.write(outcome("a"))
+
+    assert [o.slide_id for o in write_views(records).outcomes] == ["a"]
+    assert "a" in (tmp_path / "index.html").read_text()

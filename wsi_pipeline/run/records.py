@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -184,12 +185,18 @@ class Records:
 
     def _read(self, file: Path) -> SlideOutcome | None:
         try:
-            return SlideOutcome.from_json(_read(file))
+            return self._parse(file)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             logger.warning("record %s is damaged (%s): its slide counts as not done", file, error)
             return None
+
+    def _parse(self, file: Path) -> SlideOutcome:
+        outcome = SlideOutcome.from_json(_read(file))
+        if _folded(file) != _folded(self._file(outcome.slide_id, outcome.model)):
+            raise ValueError(f"it is that of {outcome.slide_id}")
+        return outcome
 
 
 def slide_prefix(slide_id: str) -> str:
@@ -204,6 +211,11 @@ def clean_up(folder: Path) -> None:
         for entry in folder.iterdir():
             if entry.is_dir() and entry.suffix != ".zarr":
                 remove_leftovers(entry)
+
+
+def _folded(file: Path) -> str:
+    """Return a name as file systems compare that keep neither case nor the form of letters."""
+    return unicodedata.normalize("NFC", str(file)).casefold()
 
 
 def _write(file: Path, values: dict[str, object]) -> None:

@@ -144,12 +144,14 @@ def write_views(records: Records) -> RunReport:
     Raises
     ------
     ReportError
-        If no run is on record.
+        If neither a run nor a slide is on record.
     """
     runs = records.runs()
+    outcomes = tuple(records.shown())
+    if not runs and outcomes:  # their records are damaged, those of the slides are not
+        runs = [RunReport(command="", started="", config={}, model={}, versions={}, outcomes=())]
     if not runs:
         raise ReportError(f"there is no report of a run in {records.out}; check the folder")
-    outcomes = tuple(records.shown())
     report = replace(runs[-1], outcomes=outcomes, timing=_timing(runs, outcomes))
     report.write(records.out / RECORD_NAME)
     write_summary(records.out / SUMMARY_NAME, outcomes)

@@ -41,6 +41,9 @@ BLANK = (1, 254)
 MOSTLY = 0.8
 """Share of a picture with the chroma of glass and stain, where ink may have the rest."""
 
+LOOKED_AT_PX = 256
+"""Pixels that are looked at along the longer side of a picture, about."""
+
 TELLING_SHARE = 0.05
 """Share of a picture that glass of impossible colour must have to be believed."""
 
@@ -65,6 +68,8 @@ def find_miscoding(rgb: NDArray[np.uint8]) -> str:
         What is wrong and how to mend it; empty where nothing is. RGB declared as YCbCr is told by
         glass alone, so a field of view without glass passes.
     """
+    step = max(1, max(rgb.shape[:2]) // LOOKED_AT_PX)
+    rgb = rgb[::step, ::step]
     if _is_chroma(rgb):
         return _MISCODED.format(held="YCbCr", declared="RGB", tag=6)
     if _is_converted_twice(rgb):

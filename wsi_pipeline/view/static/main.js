@@ -123,7 +123,7 @@ class Page {
   #draw(pane, context, scale, seen) {
     const layer = this.layers[pane.number];
     drawOverlays(context, scale, seen, {
-      map: this.pictures.get(state[layer.map]), ...this.#maskAndTiles(), size: this.about.size_wh,
+      map: this.onTissue ? null : this.pictures.get(state[layer.map]), ...this.#maskAndTiles(), size: this.about.size_wh,
       opacity: state.opacity, labels: state.labels ? this.layer.features.values() : null, colorOf: (label) => this.#colorOf(label),
       suggested: this.grid && state.tab === "learn" ? this.learning.result?.suggested : null, lattice: this.grid,
     });
@@ -132,6 +132,7 @@ class Page {
 
   /** Those of the run, or those of the settings that are being tried. */
   #maskAndTiles() {
+    if (this.onTissue) return { mask: null, grid: state.outlines ? this.preview?.grid ?? this.grid : null }; // the slide must be seen
     if (state.tab === "tune" && this.preview) return { map: null, ...this.preview };
     return { mask: state.mask ? this.mask : null, grid: state.outlines ? this.grid : null };
   }

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tests.known import KnownSlide
 
-WAIT_MS = 180_000
+WAIT_MS = 300_000
 """Patience with a busy machine; every wait ends as soon as what it waits for is there."""
 
 TILE = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -439,3 +440,20 @@ def test_a_library_that_dies_of_a_file_costs_that_file_alone(tmp_path: Path) -> 
     with pytest.raises(FeaturesError, match="cannot be read as features"):
         reader.read(path, whole=True)
     reader.close()
+
+
+def test_a_full_disk_is_said_in_words_and_leaves_no_file(tmp_path: Path) -> None:
+    slide = SlideFeatures(
+        slide_id="s",
+        features=np.zeros((500, 64), dtype=np.float32),
+        xy=np.zeros((500, 2), dtype=np.int64),
+        passport=some_passport(features=64),
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises((FeaturesError, OSError), match="too large"):
+            write_features(tmp_path, slide, Layout.H5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -6,6 +6,9 @@ carries the passport of its vectors.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +18,7 @@ import h5py
 import numpy as np
 import zarr
 
+from wsi_pipeline.errors import FeaturesError
 from wsi_pipeline.files import replace_atomically, replace_folder
 from wsi_pipeline.results.export.anndata_file import categories, gather_tiles
 from wsi_pipeline.results.export.optional import import_optional
@@ -151,12 +155,26 @@ def _arrays(
     return {"features": (features.features, about), "coords": (features.xy, tiles)}
 
 
-def _write_h5(path: Path, features: SlideFeatures) -> None:
+@contextmanager
+def _new_h5(path: Path) -> Iterator[h5py.File]:
+    """Lend an HDF5 file that is sealed when it is complete."""
     with replace_atomically(path) as partial:
-        with h5py.File(partial, "w", **LAYOUT) as file:
-            for name, (values, attributes) in _arrays(features, path.parent).items():
-                file.create_dataset(name, data=values).attrs.update(attributes)
+        try:
+            with h5py.File(partial, "w", **LAYOUT) as file:
+                yield file
+        except RuntimeError as error:  # so HDF5 says that a disk is full
+            reason = re.search(r"error message = '([^']*)'", str(error))
+            raise FeaturesError(
+                f"{path} cannot be written: {reason[1] if reason else error}; check free space and "
+                f"rights of the folder"
+            ) from error
         seal_h5(partial)
+
+
+def _write_h5(path: Path, features: SlideFeatures) -> None:
+    with _new_h5(path) as file:
+        for name, (values, attributes) in _arrays(features, path.parent).items():
+            file.create_dataset(name, data=values).attrs.update(attributes)
 
 
 def _write_zarr(path: Path, features: SlideFeatures) -> None:
@@ -194,12 +212,10 @@ def _write_stamp(path: Path, features: SlideFeatures) -> None:
         "feat_type": "tile",
         KEY: passport.to_json(),
     }
-    with replace_atomically(path) as partial:
-        with h5py.File(partial, "w", **LAYOUT) as file:
-            file.create_dataset("feats", data=features.features)
-            file.create_dataset("coords", data=(xy * passport.slide["mpp"]).astype(np.float32))
-            file.attrs.update(about)
-        seal_h5(partial)
+    with _new_h5(path) as file:
+        file.create_dataset("feats", data=features.features)
+        file.create_dataset("coords", data=(xy * passport.slide["mpp"]).astype(np.float32))
+        file.attrs.update(about)
 
 
 def _write_anndata(path: Path, features: SlideFeatures) -> None:

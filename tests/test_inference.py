@@ -318,7 +318,7 @@ def test_networks_of_colours_are_folded_too() -> None:
 
 @pytest.mark.parametrize("colours_last", [True, False])
 @pytest.mark.parametrize("channels", [2, 3])
-def test_normalising_bytes_by_table_gives_the_bits_of_the_formula(
+def test_normalising_bytes_in_one_pass_gives_the_bits_of_the_formula(
     channels: int, colours_last: bool
 ) -> None:
     mean, std = (0.1, 0.37, 0.9)[:channels], (0.11, 0.5, 1.3)[:channels]

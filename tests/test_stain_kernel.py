@@ -50,6 +50,17 @@ def test_planes_are_the_rounded_concentrations(stains: StainMatrix, seed: int) -
     assert np.abs(planes - exact_counts(pixels, stains).clip(0, 255)).max() <= 0.5 + 2e-3
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1023), (31, 33), (2, 1024), (50, 61)])
+def test_runs_of_pixels_give_the_integers_of_single_pixels(shape: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    table = HeEncoder(fixed_stain_matrix()).table
+
+    planes = encode_he(rgb, fixed_stain_matrix())
+
+    both = table[0][rgb[..., 0]] + table[1][rgb[..., 1]] + table[2][rgb[..., 2]]
+    assert np.array_equal(planes, np.clip(unpack_counts(both), 0, 255))
+
+
 def test_planes_are_written_where_they_are_wanted() -> None:
     stains = fixed_stain_matrix()
     rgb = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)

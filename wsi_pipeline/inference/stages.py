@@ -36,40 +36,63 @@ class Normalise(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1))
-        every = torch.arange(256, dtype=torch.uint8).repeat(len(spec.mean), 1).T
-        self._table = self._compute(every[:, :, None, None])[:, :, 0, 0].T.contiguous().numpy()
+        self._mean, self._std = ((v * 255.0).flatten().numpy() for v in (self.mean, self.std))
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise uint8 values of 0 to 255, or floating point values of 0 to 1."""
         if values.dtype == torch.uint8 and values.device.type == "cpu":
-            return self._look_up(values)
+            return self._compute_here(values)
         return self._compute(values).contiguous(memory_format=torch.channels_last)
 
     def _compute(self, values: Tensor) -> Tensor:
         unit = 255.0 if values.dtype == torch.uint8 else 1.0
         return values.float().sub_(self.mean * unit).div_(self.std * unit)
 
-    def _look_up(self, values: Tensor) -> Tensor:
-        """Take each value from a table: five times as fast on a processor, the same bits."""
+    def _compute_here(self, values: Tensor) -> Tensor:
+        """Compute in one pass over memory: several times as fast on a processor, the same bits."""
         count, channels, height, width = values.shape
-        if channels != len(self._table):
-            raise ValueError(
-                f"{channels} channels cannot be normalised by {len(self._table)} means"
-            )
-        pixels = np.empty((count, height, width, channels), dtype=np.float32)
-        _fill(values.numpy(), self._table, pixels)
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        if channels != len(self._mean):
+            raise ValueError(f"{channels} channels cannot be normalised by {len(self._mean)} means")
+        given = np.empty((count, height, width, channels), dtype=np.float32)
+        if channels == 2:
+            planes = np.ascontiguousarray(values.numpy()).reshape(count, 2, -1)
+            _fill_stains(planes, self._mean, self._std, given.reshape(count, -1))
+        else:
+            colours = np.ascontiguousarray(values.permute(0, 2, 3, 1).numpy()).reshape(-1)
+            _fill_colours(colours, self._mean, self._std, given.reshape(-1))
+        return torch.from_numpy(given).permute(0, 3, 1, 2)
+
+
+# One kernel for each number of channels: with all of a pixel written out, and nothing looked up,
+# one instruction does several pixels.
+@compiled
+def _fill_stains(
+    planes: NDArray[np.uint8],
+    mean: NDArray[np.float32],
+    std: NDArray[np.float32],
+    given: NDArray[np.float32],
+) -> None:
+    mean_h, mean_e, std_h, std_e = mean[0], mean[1], std[0], std[1]
+    for i in range(len(planes)):
+        hematoxylin, eosin, pixels = planes[i, 0], planes[i, 1], given[i]
+        for x in range(len(eosin)):
+            pixels[2 * x] = (np.float32(hematoxylin[x]) - mean_h) / std_h
+            pixels[2 * x + 1] = (np.float32(eosin[x]) - mean_e) / std_e
 
 
 @compiled
-def _fill(
-    values: NDArray[np.uint8], table: NDArray[np.float32], pixels: NDArray[np.float32]
+def _fill_colours(
+    colours: NDArray[np.uint8],
+    mean: NDArray[np.float32],
+    std: NDArray[np.float32],
+    given: NDArray[np.float32],
 ) -> None:
-    for i in range(values.shape[0]):
-        for y in range(values.shape[2]):
-            for c in range(values.shape[1]):
-                for x in range(values.shape[3]):
-                    pixels[i, y, x, c] = table[c, values[i, c, y, x]]
+    mean_r, mean_g, mean_b = mean[0], mean[1], mean[2]
+    std_r, std_g, std_b = std[0], std[1], std[2]
+    for x in range(len(colours) // 3):
+        given[3 * x] = (np.float32(colours[3 * x]) - mean_r) / std_r
+        given[3 * x + 1] = (np.float32(colours[3 * x + 1]) - mean_g) / std_g
+        given[3 * x + 2] = (np.float32(colours[3 * x + 2]) - mean_b) / std_b
 
 
 class Unmix(nn.Module):

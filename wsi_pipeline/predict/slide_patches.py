@@ -177,13 +177,14 @@ class SlidePatches:
         side = self.grid.patch_px
         patches = np.empty((stop - start, side, side, 3), dtype=np.uint8)
         for index in range(start, stop):
-            patches[index - start] = self._tiles.patch(self.grid, index)
+            self._tiles.patch(self.grid, index, patches[index - start])
         return patches
 
     def read_he(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read and unmix the tiles ``start`` to ``stop``, shape (stop - start, 2, P, P)."""
         side = self.grid.patch_px
         planes = np.empty((stop - start, 2, side, side), dtype=np.uint8)
+        rgb = np.empty((side, side, 3), dtype=np.uint8)
         for index in range(start, stop):
-            self._encoder.encode(self._tiles.patch(self.grid, index), planes[index - start])
+            self._encoder.encode(self._tiles.patch(self.grid, index, rgb), planes[index - start])
         return planes

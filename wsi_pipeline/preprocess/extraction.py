@@ -106,14 +106,25 @@ class TileReader:
                 key = _key(grid, index)
                 self._keep(key, grid, partial(pool.submit, self._read, key, grid.read_px))
 
-    def patch(self, grid: TileGrid, index: int) -> NDArray[np.uint8]:
-        """Read one kept tile of the grid as it is stored, RGB; forgets what was kept of it."""
+    def patch(
+        self, grid: TileGrid, index: int, pixels: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Read one kept tile of the grid as it is stored, RGB; forgets what was kept of it.
+
+        Decoded straight to ``pixels`` of its shape, if given and nothing is kept of it.
+        """
         key = _key(grid, index)
         with self._lock:
             kept = self._kept.pop(key, None)
             self._room += 0 if kept is None else _tile_bytes(grid)
-        pixels = self._read(key, grid.read_px) if kept is None else kept.result()
-        return resize_square(pixels, grid.patch_px)
+        if kept is None and grid.read_px == grid.patch_px:
+            return self._read(key, grid.read_px, pixels)
+        read = self._read(key, grid.read_px) if kept is None else kept.result()
+        patch = resize_square(read, grid.patch_px)
+        if pixels is None:
+            return patch
+        pixels[...] = patch
+        return pixels
 
     def _keep(
         self, key: _Key, grid: TileGrid, begin: Callable[[], Future[NDArray[np.uint8]]]
@@ -124,9 +135,11 @@ class TileReader:
                 self._kept[key] = begin()
                 self._room -= _tile_bytes(grid)
 
-    def _read(self, key: _Key, read_px: int) -> NDArray[np.uint8]:
+    def _read(
+        self, key: _Key, read_px: int, pixels: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         level, x, y = key
-        return self.slide.read_level(level, (x, y), (read_px, read_px))
+        return self.slide.read_level(level, (x, y), (read_px, read_px), pixels)
 
 
 _Key = tuple[int, int, int]
@@ -231,14 +244,14 @@ class Extraction:
     def _make_chunk(self, indices: range, laps: _Laps) -> dict[str, NDArray[Any]]:
         n, side = len(indices), self._grid.patch_px
         made: dict[str, NDArray[Any]] = {"he": np.empty((n, 2, side, side), dtype=self._dtype)}
+        rgb = np.empty((n if self._keep_rgb else 1, side, side, 3), dtype=np.uint8)
         if self._keep_rgb:
-            made["rgb"] = np.empty((n, side, side, 3), dtype=np.uint8)
+            made["rgb"] = rgb
         for place, index in enumerate(indices):
-            patch = self._tiles.patch(self._grid, index)
+            # one place for all that are not kept: it stays in the processor's cache
+            patch = self._tiles.patch(self._grid, index, rgb[place % len(rgb)])
             laps.count("decode")
             self._encode(patch, made["he"][place])
-            if self._keep_rgb:
-                made["rgb"][place] = patch
             laps.count("unmix")
         return made
 

@@ -150,7 +150,11 @@ class Slide:
         return hashlib.sha256(b"".join(digests)).hexdigest()[:32]
 
     def read_level(
-        self, level: int, level_xy: tuple[int, int], size_wh: tuple[int, int]
+        self,
+        level: int,
+        level_xy: tuple[int, int],
+        size_wh: tuple[int, int],
+        pixels: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """Read a rectangle of one level as it is stored.
 
@@ -160,13 +164,15 @@ class Slide:
             Level, 0 is the finest.
         level_xy, size_wh : tuple of int
             Top-left corner, and width and height, px of that level.
+        pixels : ndarray of shape (h, w, 3), uint8, or None
+            Receives them; new memory if None.
 
         Returns
         -------
         ndarray of shape (h, w, 3), uint8
             RGB; white outside the slide.
         """
-        return self._reader.read(level, level_xy, size_wh)
+        return self._reader.read(level, level_xy, size_wh, pixels)
 
     def read_patch(
         self, level: int, level_xy: tuple[int, int], read_px: int, patch_px: int

@@ -89,7 +89,13 @@ class Reader(ABC):
         self.bounds_xy = header.bounds_xy
         self._closed = False
 
-    def read(self, level: int, xy: tuple[int, int], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
+    def read(
+        self,
+        level: int,
+        xy: tuple[int, int],
+        size_wh: tuple[int, int],
+        pixels: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
         """Read a rectangle of one level.
 
         Parameters
@@ -100,11 +106,13 @@ class Reader(ABC):
             Top-left corner, px of that level; may lie outside the slide.
         size_wh : tuple of int
             Width and height, px of that level.
+        pixels : ndarray of shape (h, w, 3), uint8, or None
+            Receives them; new memory if None.
 
         Returns
         -------
         ndarray of shape (h, w, 3), uint8
-            RGB, owned by the caller. White where the slide has no pixels: outside of it, where it
+            RGB, ``pixels`` if given, and owned by the caller. White where the slide has no pixels: outside of it, where it
             is transparent, and where the scanner left tiles out.
 
         Raises
@@ -123,10 +131,13 @@ class Reader(ABC):
         (x, y), (width, height) = xy, size_wh
         if width < 0 or height < 0:
             raise ValueError(f"size_wh must not be negative, got {size_wh}")
+        if pixels is None:
+            pixels = np.empty((height, width, 3), dtype=np.uint8)
+        elif pixels.shape != (height, width, 3):
+            raise ValueError(f"pixels must be {(height, width, 3)}, got {pixels.shape}")
         level_width, level_height = self.level_sizes_wh[level]
         left, right = max(x, 0), min(x + width, level_width)
         top, bottom = max(y, 0), min(y + height, level_height)
-        pixels = np.empty((height, width, 3), dtype=np.uint8)
         if (right - left, bottom - top) != (width, height):
             pixels.fill(WHITE)
         if left < right and top < bottom:

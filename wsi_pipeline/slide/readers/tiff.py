@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,26 +121,26 @@ class TiffReader(Reader):
 
     def _decode(self, key: TileKey) -> NDArray[np.uint8] | None:
         level, column, row = key
-        with self._naming(key):
+        try:
             return self._levels[level].decode(column, row, self._read_at)
+        except _UNDECODABLE as error:
+            raise self._damage(key, error) from error
 
     def _decode_into(self, key: TileKey, pixels: NDArray[np.uint8]) -> bool:
         level, column, row = key
-        with self._naming(key):
+        try:
             return self._levels[level].decode_into(column, row, self._read_at, pixels)
+        except _UNDECODABLE as error:
+            raise self._damage(key, error) from error
 
-    @contextmanager
-    def _naming(self, key: TileKey) -> Iterator[None]:
+    def _damage(self, key: TileKey, error: Exception) -> SlideReadError:
         """Name the tile that cannot be decoded."""
         level, column, row = key
-        try:
-            yield
-        except _UNDECODABLE as error:
-            raise SlideReadError(
-                f"{self.path} has a damaged tile at level {level}, column {column}, row {row} "
-                f"({error}); copy the file again, or leave such tiles out by --damaged-tiles drop",
-                path=self.path,
-            ) from error
+        return SlideReadError(
+            f"{self.path} has a damaged tile at level {level}, column {column}, row {row} "
+            f"({error}); copy the file again, or leave such tiles out by --damaged-tiles drop",
+            path=self.path,
+        )
 
     def _read_at(self, offset: int, count: int) -> bytes:
         """Read without moving a shared file position, so that threads need no lock."""

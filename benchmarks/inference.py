@@ -9,6 +9,7 @@ last; what is compared with decoding, from opening the slide to the last predict
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 import time
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,12 +75,16 @@ class Row:
         What it is compared with, measured in the same run; empty for a limit itself.
     share : float
         ``rate`` over that limit; NaN for a limit itself.
+    cpu_share : float
+        The same in seconds of the processor, which others on the machine disturb less; NaN where
+        it was not measured.
     """
 
     what: str
     rate: float
     limit: str = ""
     share: float = float("nan")
+    cpu_share: float = float("nan")
 
 
 class Clock:
@@ -87,7 +93,7 @@ class Clock:
     def __init__(self) -> None:
         self.done = 0
         self._first: tuple[float, int] | None = None
-        self._last = 0.0
+        self._last = self._last_cpu = self._first_cpu = 0.0
 
     def start(self, what: str, total: int) -> None:
         """Begin."""
@@ -95,9 +101,10 @@ class Clock:
     def advance(self, steps: int = 1) -> None:
         """Note the time."""
         self.done += steps
-        self._last = time.perf_counter()
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
         if self._first is None:
             self._first = (self._last, self.done)
+            self._first_cpu = self._last_cpu
 
     @property
     def rate(self) -> float:
@@ -105,6 +112,12 @@ class Clock:
         assert self._first is not None
         began, before = self._first
         return (self.done - before) / (self._last - began)
+
+    @property
+    def cpu_per_patch(self) -> float:
+        """Seconds of the processor for a patch after the first batch."""
+        assert self._first is not None
+        return (self._last_cpu - self._first_cpu) / (self.done - self._first[1])
 
 
 class Nothing(nn.Module):
@@ -202,7 +215,7 @@ def model_rows(
     with computing(network, patches, config.precision) as forward:
         alone, through = [], []
         for _ in range(ROUNDS):
-            alone.append(rate_of(forward, patches, len(store)))
+            alone.append(1 / per_patch(forward, patches, len(store)).seconds)
             clock = Clock()
             predict_store(store, network, SPEC, config, clock)
             through.append(clock.rate)
@@ -231,26 +244,53 @@ def computing(network: nn.Module, example: Tensor, precision: Precision) -> Iter
         yield folded
 
 
-def rate_of(network: nn.Module, batch: Tensor, count: int) -> float:
-    """Measure patches per second of a network that gets the same batch again and again."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds by the clock, and of the processor."""
 
-    def finish() -> float:
+    seconds: float
+    cpu: float
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.cpu + other.cpu)
+
+    def __truediv__(self, other: Spent | float) -> Spent:
+        if not isinstance(other, Spent):
+            other = Spent(other, other)
+        return Spent(self.seconds / other.seconds, self.cpu / other.cpu)
+
+
+def spent(work: Callable[[], object]) -> Spent:
+    """Do it and tell what it took."""
+    began, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Spent(time.perf_counter() - began, time.process_time() - cpu)
+
+
+def rate(tiles: list[bytes], times: list[Spent]) -> float:
+    """Tiles in a second, of the fastest round."""
+    return len(tiles) / min(time.seconds for time in times)
+
+
+def per_patch(network: nn.Module, batch: Tensor, count: int) -> Spent:
+    """Measure a network that gets the same batch again and again, for ``count`` patches or more."""
+    batches = -(-count // len(batch))
+
+    def compute(times: int) -> None:
+        for _ in range(times):
+            network(batch)
         if batch.device.type == "cuda":
             torch.cuda.synchronize(batch.device)
-        return time.perf_counter()
 
-    network(batch)
-    batches = -(-count // len(batch))
-    began = finish()
-    for _ in range(batches):
-        network(batch)
-    return batches * len(batch) / (finish() - began)
+    compute(1)
+    return spent(lambda: compute(batches)) / (batches * len(batch))
 
 
 def direct_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row]:
     """Compare slide -> predictions, and features, by models that do next to nothing with decoding.
 
     Time counts from before the slide is opened to the last prediction: mask, tiles and stains too.
+    Each is compared with the decoding just before and just after it, and the median counts.
     """
     model, encoder = Nothing(), colour_encoder()
     xy = predict_directly(job, model, SPEC, config, workers=workers).predictions.xy
@@ -265,25 +305,27 @@ def direct_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row
         "slide to features, no store, an encoder of mean colours": lambda: encode_directly(
             job, encoder, config, workers=workers
         ),
+        "decode into the cache": lambda: decode(tiles, workers, beside=16),
     }
-    limits: list[float] = []
-    found: dict[str, list[float]] = {name: [] for name in ways}
+    limits = [spent(lambda: decode(tiles, workers))]
+    found: dict[str, list[Spent]] = {name: [] for name in ways}
+    shares: dict[str, list[Spent]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
-        limits.append(len(tiles) / decode(tiles, workers))
         for name, work in ways.items():
-            began = time.perf_counter()
-            work()
-            found[name].append(len(tiles) / (time.perf_counter() - began))
+            found[name].append(spent(work))
+            limits.append(spent(lambda: decode(tiles, workers)))
+            shares[name].append((limits[-2] + limits[-1]) / 2 / found[name][-1])
     return [
-        Row(what=f"decode the tiles alone, threads: {workers}", rate=max(limits)),
+        Row(what=f"decode the tiles alone, threads: {workers}", rate=rate(tiles, limits)),
         *(
             Row(
                 what=name,
-                rate=max(rates),
+                rate=rate(tiles, times),
                 limit="decoding alone",
-                share=max(rates) / max(limits),
+                share=median(share.seconds for share in shares[name]),
+                cpu_share=median(share.cpu for share in shares[name]),
             )
-            for name, rates in found.items()
+            for name, times in found.items()
         ),
     ]
 
@@ -312,7 +354,8 @@ def colour_encoder() -> TrainedEncoder:
 def encoder_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Row]:
     """Compare slide -> features by EfficientNet-Lite0 with the network on input that is there.
 
-    Reading overlaps with computing; time counts from the first batch to the last.
+    Reading overlaps with computing; time counts from the first batch to the last. On a processor,
+    the threads that compute are those that read.
     """
     encoder = load_encoder("efficientnet-lite0")
     size = SMALLEST_BATCH
@@ -324,31 +367,37 @@ def encoder_rows(job: SlideJob, config: PipelineConfig, workers: int) -> list[Ro
     side = encoder.spec.input_px or encoder.spec.patch_px
     example = torch.randn(size, 3, side, side, device=device)
     example = example.contiguous(memory_format=torch.channels_last)
-    alone, through = [], []
+    network = encoder.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    alone, through, shares = [], [], []
     count = len(encode_directly(job, encoder, config, workers=workers).features)
-    with computing(encoder.module, example, config.predict.precision) as forward:
+    # as published, so nothing is folded, as in inference; and in its arithmetic
+    with torch.inference_mode():
         for _ in range(ROUNDS):
-            alone.append(rate_of(forward, example, count))
+            limit = per_patch(network, example, count)
+            alone.append(1 / limit.seconds)
             clock = Clock()
             encode_directly(job, encoder, config, workers=workers, progress=clock)
             through.append(clock.rate)
+            shares.append(limit.cpu / clock.cpu_per_patch)
     return [
         Row(what=f"EfficientNet-Lite0 alone on {device}, batches of {size}", rate=max(alone)),
         Row(
             what="slide to features, no store, EfficientNet-Lite0",
             rate=max(through),
             limit="the model alone",
-            share=max(through) / max(alone),
+            share=median(b / a for a, b in zip(alone, through, strict=True)),
+            cpu_share=median(shares),
         ),
     ]
 
 
 def table(rows: list[Row]) -> str:
     """Write rows as Markdown."""
-    lines = ["| what | patches/s | of its limit |", "|---|---|---|"]
+    lines = ["| what | patches/s | of its limit | in CPU seconds |", "|---|---|---|---|"]
     for row in rows:
         share = f"{row.share:.2f} of {row.limit}" if row.limit else ""
-        lines.append(f"| {row.what} | {row.rate:,.0f} | {share} |")
+        cpu = "" if math.isnan(row.cpu_share) else f"{row.cpu_share:.2f}"
+        lines.append(f"| {row.what} | {row.rate:,.0f} | {share} | {cpu} |")
     return "\n".join(lines)
 
 

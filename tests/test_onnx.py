@@ -28,7 +28,8 @@ from tests.onnx_files import (
 from wsi_pipeline.cli import main
 from wsi_pipeline.config import TissueConfig, load_config
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.models import load_model
+from wsi_pipeline.models import load_encoder as load_trained_encoder
+from wsi_pipeline.models import load_explainer, load_model
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.job import SlideJob
@@ -251,6 +252,15 @@ def test_a_classifier_predicts_slides(known_slide: KnownSlide, tmp_path: Path) -
 
     assert done.exit_code == 0, done.output
     assert list(out.rglob("brightness/predictions.parquet"))
+
+
+def test_a_classifier_gives_no_features_and_no_parts_of_stains(tmp_path: Path) -> None:
+    model = f"onnx:{write_classifier(tmp_path)}"
+
+    with pytest.raises(ConfigError, match=r"is a classifier by .*toml.*without its last layer"):
+        load_trained_encoder(model)
+    with pytest.raises(ConfigError, match=r"cannot be explained.*a bundle of CLASS-M"):
+        load_explainer(model)
 
 
 def test_wrong_classifier_files_are_errors(tmp_path: Path) -> None:

@@ -13,17 +13,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.passports import some_passport
 from tests.runs import bluer, linked, results
+from tests.viewed import colours
 from wsi_pipeline.cli import main
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, OutputError
+from wsi_pipeline.models import encoder_defaults
+from wsi_pipeline.predict.unstored import encode_directly
+from wsi_pipeline.results.export.features import Layout, write_features
+from wsi_pipeline.run.bucket import fetch_folder, move_files
+from wsi_pipeline.run.features import FeatureChoices, run_features
 from wsi_pipeline.run.outcome import RunReport, Status
+from wsi_pipeline.run.records import slide_prefix
 from wsi_pipeline.run.remote import RemoteFolder
 from wsi_pipeline.run.slides import RunOptions, run_slides
 from wsi_pipeline.slide.job import Share
+from wsi_pipeline.store.features import SlideFeatures, find_features, read_features
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -196,3 +206,61 @@ def test_the_command_line_takes_a_bucket(
     assert f"{bucket}/known/patches.zarr: shard 0 of he is damaged" in damaged.output
     assert "--only known --overwrite" in damaged.output
     assert b'"store"' not in remote.read(".wsi-pipeline/slides/known/patches.json")
+
+
+def test_features_go_to_a_bucket(bucket: str, known_slide: KnownSlide, tmp_path: Path) -> None:
+    jobs = linked(known_slide.path, tmp_path / "slides", "a")
+    config = load_config(None, encoder_defaults(colours()))
+    options = RunOptions(out=tmp_path / "scratch", config=config, bucket=bucket)
+    zarr = FeatureChoices(layout=Layout.ZARR)
+
+    (made,) = run_features(jobs, options, colours(), zarr).outcomes
+    (again,) = run_features(jobs, options, colours(), zarr).outcomes
+
+    assert made.status is Status.DONE
+    assert made.files == {"features": "a.zarr"}
+    assert not (options.out / "a.zarr").exists(), "the slide's features should have moved"
+    assert again.reused
+    back = read_features(find_features([fetch_folder(bucket, tmp_path / "back")])["a"])
+    direct = encode_directly(jobs[0], colours(), config)
+    assert np.array_equal(back.features, direct.features)
+
+
+def test_files_replace_those_of_an_earlier_run(bucket: str, tmp_path: Path) -> None:
+    remote = RemoteFolder(bucket)
+    for name in ("a.zarr/features/9", "a.h5", f"{slide_prefix('a')}/x.json", "b.zarr/zarr.json"):
+        remote.write(name, b"old")
+    (tmp_path / "a.zarr").mkdir()
+    for name in ("a.zarr/zarr.json", "a.h5"):
+        (tmp_path / name).write_bytes(b"new")
+
+    move_files(bucket, tmp_path, "a", ["a.zarr", "a.h5"])
+
+    assert remote.names("") == ["a.h5", "a.zarr/zarr.json", "b.zarr/zarr.json"]
+    assert remote.read("a.h5") == b"new"
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_read_features_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = SlideFeatures(
+        slide_id="a",
+        features=rng.normal(size=(5, 7)).astype(np.float32),
+        xy=rng.integers(0, 99, (5, 2)),
+        passport=some_passport(),
+        tiles={"patch_size_level0": 512},
+    )
+    write_features(tmp_path / "here", features, Layout.H5)
+    RemoteFolder(bucket).upload(tmp_path / "here", "vectors")
+    call = CliRunner().invoke
+
+    verified = call(main, ["features", "verify", f"{bucket}/vectors", str(tmp_path / "here")])
+    table = tmp_path / "means.csv"
+    averaged = call(main, ["features", "mean", f"{bucket}/vectors", "--out", str(table)])
+    nothing = call(main, ["features", "verify", f"{bucket}/other"])
+
+    assert verified.exit_code == 0, verified.output
+    assert averaged.exit_code == 0, averaged.output
+    assert "a,5," in table.read_text().replace('"', "")
+    assert nothing.exit_code == 1
+    assert f"there is nothing below {bucket}/other" in nothing.output

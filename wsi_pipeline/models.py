@@ -125,6 +125,8 @@ def load_encoder(name: str, choices: EncoderChoices | None = None) -> TrainedEnc
     from wsi_models.bundle import available_bundles
 
     choices = choices or EncoderChoices()
+    if name.startswith(ONNX):
+        _require_no_classifier(Path(name.removeprefix(ONNX)))
     if not Path(name).is_dir() and name not in available_bundles():
         return _published(name, choices)
     if choices != EncoderChoices():
@@ -142,6 +144,19 @@ def load_encoder(name: str, choices: EncoderChoices | None = None) -> TrainedEnc
         trained_on=model.trained_on,
         origin={"title": spec.name, "weights_sha256": model.fingerprint},
     )
+
+
+def _require_no_classifier(file: Path) -> None:
+    """Refuse a file that gives classes where vectors are wanted; what else it is, is read later."""
+    from wsi_models.onnx_classifier import is_classifier
+
+    if is_classifier(file):
+        raise ConfigError(
+            f"{file} is a classifier by {file.with_suffix('.toml').name}: it gives logits of "
+            "classes, and what it makes of a patch before is not to be had from its file. Export "
+            "the network without its last layer, with the card of an encoder beside it, or use "
+            "it with 'run' and 'predict'"
+        )
 
 
 def _published(name: str, choices: EncoderChoices) -> TrainedEncoder:
@@ -215,6 +230,12 @@ def load_explainer(name: str) -> TrainedModel:
     ConfigError
         Also if the model does not see two stains.
     """
+    if name.startswith(ONNX):
+        raise ConfigError(
+            f"{name} cannot be explained: that tells the parts of two stains, which the networks "
+            "of CLASS-M add up, and a network of an ONNX file takes colours; give a bundle of "
+            "CLASS-M"
+        )
     return _trained(name, lambda bundle: bundle.explainer())
 
 

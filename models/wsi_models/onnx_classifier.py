@@ -70,6 +70,15 @@ class OnnxClassifier:
     fingerprint: str
 
 
+def is_classifier(file: Path) -> bool:
+    """Tell whether the TOML file beside a network says that it gives classes."""
+    try:
+        said = tomllib.loads(file.with_suffix(".toml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False
+    return "class_names" in said
+
+
 def read_onnx_classifier(file: Path) -> OnnxClassifier:
     """Read a classifier.
 

@@ -18,9 +18,11 @@ from wsi_pipeline.cli.options import (
     resolve_config,
 )
 from wsi_pipeline.cli.runs import (
+    FeaturesPath,
     finish_run,
     give_pseudonyms,
     pseudonym_option,
+    run_folder,
     share_of,
     worker_options,
 )
@@ -119,8 +121,8 @@ def load_chosen(values: dict[str, Any]) -> TrainedEncoder:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the files, one per slide and named after it.",
+    metavar="FOLDER",
+    help="Folder for the files, one per slide and named after it, or s3://bucket/prefix.",
 )
 @click.option(
     "--format",
@@ -149,7 +151,7 @@ def load_chosen(values: dict[str, Any]) -> TrainedEncoder:
 @worker_options
 @config_options("read", "tissue", "tile", "stain", "predict")
 @output_options
-def extract(inputs: tuple[str, ...], out: Path, layout: str, **values: Any) -> None:
+def extract(inputs: tuple[str, ...], out: str, layout: str, **values: Any) -> None:
     """Compute the features of slides, or of the patches of stores.
 
     \b
@@ -157,6 +159,7 @@ def extract(inputs: tuple[str, ...], out: Path, layout: str, **values: Any) -> N
         wsi-pipeline features slides.csv --encoder efficientnet-lite0 --out features
         wsi-pipeline features results --model my-bundle --out features
         wsi-pipeline features slides/ --encoder uni2-h --out features --scheduler tcp://head:8786
+        wsi-pipeline features slides/ --encoder uni2-h --out s3://bucket/features
         wsi-pipeline mil train features --labels slides.csv --model abmil --out runs/slides
 
     A slide is given as for 'run': file, folder, glob or CSV table. Tiles have the resolution and
@@ -173,22 +176,26 @@ def extract(inputs: tuple[str, ...], out: Path, layout: str, **values: Any) -> N
         target = _target(values.pop("normalise"), values.pop("normalise_to"))
         encoder = load_chosen(values)
         click.echo(f"Encoder {encoder.spec.name} was trained on: {encoder.trained_on}.", err=True)
-        options = RunOptions(
-            out=out,
-            config=resolve_config(values, encoder_defaults(encoder)),
-            workers=values["workers"],
-            redo=values["redo"],
-            scheduler=values["scheduler"],
-            share=share_of(values["shard_index"], values["shard_count"]),
-            names=values["pseudonymise"],
-        )
+        config = resolve_config(values, encoder_defaults(encoder))
+        names = values["pseudonymise"]
         jobs = find_sources(inputs)
-        _refuse_named_stores(jobs, options.names)
-        jobs = give_pseudonyms(jobs, options.config, options.names, out)
+        _refuse_named_stores(jobs, names)
         choices = FeatureChoices(layout=Layout(layout), target=target)
-        with run_display(values["quiet"] or values["as_json"]) as monitor:
-            report = run_features(jobs, options, encoder, choices, monitor)
-    finish_run(report, str(out), as_json=values["as_json"])
+        with run_folder(out, values["scratch"], values["scheduler"]) as (folder, bucket):
+            options = RunOptions(
+                out=folder,
+                config=config,
+                workers=values["workers"],
+                redo=values["redo"],
+                scheduler=values["scheduler"],
+                share=share_of(values["shard_index"], values["shard_count"]),
+                names=names,
+                bucket=bucket,
+            )
+            jobs = give_pseudonyms(jobs, config, names, folder)
+            with run_display(values["quiet"] or values["as_json"]) as monitor:
+                report = run_features(jobs, options, encoder, choices, monitor)
+    finish_run(report, out, as_json=values["as_json"])
 
 
 def _refuse_named_stores(jobs: Sequence[SlideJob], table: Path | None) -> None:
@@ -290,7 +297,7 @@ def _files_argument(command: Command) -> Command:
         nargs=-1,
         required=True,
         metavar="FEATURES...",
-        type=click.Path(exists=True, path_type=Path),
+        type=FeaturesPath(),
     )(command)
 
 
@@ -303,9 +310,10 @@ def verify(files: Sequence[Path], as_json: bool) -> None:
     \b
         wsi-pipeline features verify site-a/ site-b/
 
-    FEATURES are files or their folders. They may be mixed if encoder, weights, transform, pooling,
-    resolution and stain normalisation agree. Differences by rounding, such as of the precision,
-    are told of, but do not forbid it. The exit code is 1 if they may not be mixed.
+    FEATURES are files or their folders, also s3://bucket/folder. They may be mixed if encoder,
+    weights, transform, pooling, resolution and stain normalisation agree. Differences by rounding,
+    such as of the precision, are told of, but do not forbid it. The exit code is 1 if they may not
+    be mixed.
     """
     from wsi_pipeline.store.features import find_features
     from wsi_pipeline.store.verify_features import verify_features

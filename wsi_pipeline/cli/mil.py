@@ -13,6 +13,7 @@ import click
 
 from wsi_pipeline.cli.console import explained_errors, print_json, progress_bars
 from wsi_pipeline.cli.options import output_options
+from wsi_pipeline.cli.runs import FeaturesPath
 from wsi_pipeline.cli.training import training_errors, writing_run
 from wsi_pipeline.errors import ConfigError
 
@@ -43,7 +44,7 @@ def _features_argument(command: Command) -> Command:
         nargs=-1,
         required=True,
         metavar="FEATURES...",
-        type=click.Path(exists=True, path_type=Path),
+        type=FeaturesPath(),
     )(command)
 
 
@@ -121,7 +122,8 @@ def train(
         wsi-pipeline mil train features --labels cohort.csv --target survival \\
             --time months --event died --out runs/c
 
-    FEATURES are .h5 or .zarr files or their folder, from 'wsi-pipeline features', CLAM or TRIDENT.
+    FEATURES are .h5 or .zarr files or their folder, from 'wsi-pipeline features', CLAM or TRIDENT;
+    also s3://bucket/folder.
     OUT/report.md says how good the model is on patients it was not trained on, OUT/model is the
     model trained on all slides, for 'mil predict'.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_pipeline.cli.console import print_report
+from wsi_pipeline.cli.console import explained_errors, print_report
 from wsi_pipeline.cli.display import run_display
 from wsi_pipeline.cli.options import Command, output_options
 from wsi_pipeline.errors import ConfigError
@@ -111,6 +111,7 @@ def _machine_options() -> list[Callable[[Any], Any]]:
     """Return the options that say which machines do how much at a time."""
     return [
         *_worker_options(),
+        _scratch_option(),
         click.option(
             "--slides-at-once",
             type=click.IntRange(min=1),
@@ -119,19 +120,22 @@ def _machine_options() -> list[Callable[[Any], Any]]:
             help="Slides prepared at a time, each in a process of its own. Pays with "
             "many cores and small slides; prediction runs beside it in any case.",
         ),
-        click.option(
-            "--scratch",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="With --out s3://: local folder where the results of a slide lie until they are "
-            "complete and moved; with --scheduler one that all workers see.  [default: a "
-            "temporary folder]",
-        ),
     ]
+
+
+def _scratch_option() -> Callable[[Any], Any]:
+    return click.option(
+        "--scratch",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="With --out s3://: local folder where the results of a slide lie until they are "
+        "complete and moved; with --scheduler one that all workers see.  [default: a "
+        "temporary folder]",
+    )
 
 
 def worker_options(command: Command) -> Command:
     """Give a command what says who does its work: threads, a cluster, a part of the slides."""
-    for decorate in reversed(_worker_options()):
+    for decorate in reversed([*_worker_options(), _scratch_option()]):
         command = decorate(command)
     return command
 
@@ -166,6 +170,33 @@ def _worker_options() -> list[Callable[[Any], Any]]:
     ]
 
 
+class FeaturesPath(click.Path):
+    """A file or folder of features here, or a folder in a bucket, which is copied here first."""
+
+    name = "features"
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, path_type=Path)
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Return the path, of the copy if it was in a bucket; it goes when the command ends."""
+        if not str(value).startswith(BUCKET_SCHEME) or ctx is None:
+            return super().convert(value, param, ctx)
+        from wsi_pipeline.run.bucket import fetch_folder
+
+        with ExitStack() as on_error:
+            folder = on_error.enter_context(TemporaryDirectory(prefix="wsi-pipeline-"))
+            with explained_errors():
+                copied = fetch_folder(str(value), Path(folder))
+            ctx.call_on_close(on_error.pop_all().close)
+        return copied
+
+
 def execute_run(
     inputs: Sequence[str],
     config: PipelineConfig,
@@ -195,7 +226,7 @@ def execute_run(
     share = share_of(values["shard_index"], values["shard_count"])
     jobs = find_slides(inputs, values["roi"], values.get("labels"), values["tissue_mask"])
     jobs = [jobs[place] for place in chosen([job.slide_id for job in jobs], values["only"])]
-    with _results(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
+    with run_folder(values["out"], values["scratch"], values["scheduler"]) as (out, bucket):
         jobs = give_pseudonyms(jobs, config, values["pseudonymise"], out)
         options = RunOptions(
             out=out,
@@ -268,9 +299,10 @@ def results_folder(out: str, scratch: Path | None = None) -> Iterator[tuple[Path
 
 
 @contextmanager
-def _results(
+def run_folder(
     out: str, scratch: Path | None, scheduler: str | None
 ) -> Iterator[tuple[Path, str | None]]:
+    """Lend the folder and bucket of a run, as :func:`results_folder`; a cluster shares it."""
     if out.startswith(BUCKET_SCHEME) and scheduler is not None and scratch is None:
         raise ConfigError(
             f"with --scheduler, results for {out} pass through a folder that all workers see; "

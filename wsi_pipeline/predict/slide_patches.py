@@ -12,6 +12,7 @@ import numpy as np
 from wsi_pipeline.preprocess.extraction import TileReader
 from wsi_pipeline.preprocess.given import read_given, recipe_of
 from wsi_pipeline.preprocess.survey import survey_slide
+from wsi_pipeline.slide.memory import room_for
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.stain import HeEncoder
 
@@ -175,7 +176,7 @@ class SlidePatches:
     def read_rgb(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read the tiles ``start`` to ``stop``, shape (stop - start, P, P, 3)."""
         side = self.grid.patch_px
-        patches = np.empty((stop - start, side, side, 3), dtype=np.uint8)
+        patches = room_for((stop - start, side, side, 3))
         for index in range(start, stop):
             self._tiles.patch(self.grid, index, patches[index - start])
         return patches
@@ -184,7 +185,7 @@ class SlidePatches:
         """Read and unmix the tiles ``start`` to ``stop``, shape (stop - start, 2, P, P)."""
         side = self.grid.patch_px
         planes = np.empty((stop - start, 2, side, side), dtype=np.uint8)
-        rgb = np.empty((side, side, 3), dtype=np.uint8)
+        rgb = room_for((side, side, 3))
         for index in range(start, stop):
             self._encoder.encode(self._tiles.patch(self.grid, index, rgb), planes[index - start])
         return planes

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.config import HeValues, StoreConfig
+from wsi_pipeline.slide.memory import room_for
 from wsi_pipeline.slide.resampling import resize_square
 from wsi_pipeline.stain import HeEncoder, encode_he_float16
 
@@ -244,7 +245,7 @@ class Extraction:
     def _make_chunk(self, indices: range, laps: _Laps) -> dict[str, NDArray[Any]]:
         n, side = len(indices), self._grid.patch_px
         made: dict[str, NDArray[Any]] = {"he": np.empty((n, 2, side, side), dtype=self._dtype)}
-        rgb = np.empty((n if self._keep_rgb else 1, side, side, 3), dtype=np.uint8)
+        rgb = room_for((n if self._keep_rgb else 1, side, side, 3))
         if self._keep_rgb:
             made["rgb"] = rgb
         for place, index in enumerate(indices):

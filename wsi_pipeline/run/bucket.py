@@ -1,4 +1,4 @@
-"""The results of one slide -> a bucket, and its patches back when they are needed again.
+"""The results of one slide -> a bucket, and back when they are needed again.
 
 A slide is complete in the bucket when its records are there: they arrive last and go first. What
 the results are is not known here.
@@ -7,10 +7,11 @@ the results are is not known here.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from wsi_pipeline.errors import StoreExistsError
+from wsi_pipeline.errors import ConfigError, StoreExistsError
 from wsi_pipeline.run.marks import Stage
 from wsi_pipeline.run.records import slide_prefix
 from wsi_pipeline.run.remote import RemoteFolder
@@ -19,6 +20,8 @@ from wsi_pipeline.stopwatch import Stopwatch
 from wsi_pipeline.store.find import STORE_NAME
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wsi_pipeline.run.outcome import SlideOutcome
     from wsi_pipeline.run.work import SlideOptions
     from wsi_pipeline.slide.job import SlideJob
@@ -98,6 +101,64 @@ class Bucket:
             remote.upload(folder, slide_id, leave_out=[STORE_NAME] if same else [])
         shutil.rmtree(folder)
         return replace(outcome, seconds=outcome.seconds | watch.seconds)
+
+
+def move_files(url: str, out: Path, slide_id: str, names: Iterable[str]) -> None:
+    """Copy files of a slide to a bucket and remove them here; its record follows.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://bucket/prefix`` of the run.
+    out : Path
+        Folder that they lie in.
+    slide_id : str
+        The slide; its records in the bucket go first, so that no mixture of two runs ever looks
+        complete.
+    names : iterable of str
+        Files, or folders as Zarr makes them, relative to ``out``.
+    """
+    remote = RemoteFolder(url)
+    remote.remove(*remote.names(slide_prefix(slide_id)))
+    for name in names:
+        local = out / name
+        if local.is_dir():
+            remote.remove(*remote.names(name))
+            remote.upload(local, name)
+            shutil.rmtree(local)
+        else:
+            remote.write(name, local)
+            local.unlink()
+
+
+def fetch_folder(url: str, folder: Path) -> Path:
+    """Copy what lies below an address to a local folder.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://bucket/prefix``.
+    folder : Path
+        Where a folder of the last name of the address is made.
+
+    Returns
+    -------
+    Path
+        That folder.
+
+    Raises
+    ------
+    ConfigError
+        If nothing lies there.
+    OutputError
+        If the bucket cannot be reached.
+    """
+    remote = RemoteFolder(url)
+    if not remote.names(""):
+        raise ConfigError(f"there is nothing below {url}; check the name")
+    copied = folder / remote.url.rsplit("/", 1)[-1]
+    remote.download("", copied)
+    return copied
 
 
 def _same_patches(outcome: SlideOutcome, earlier: SlideOutcome | None) -> bool:

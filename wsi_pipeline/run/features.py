@@ -16,6 +16,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predict.features import EncodeOptions
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.results.export.features import Layout, feature_file, feature_files
+from wsi_pipeline.run.bucket import move_files
 from wsi_pipeline.run.describe import describe_slide
 from wsi_pipeline.run.folder import Crew, Monitor, NoMonitor, RunOptions, run_journeys
 from wsi_pipeline.run.journeys import Journey, Leg
@@ -114,7 +115,7 @@ def run_features(
     jobs : sequence of SlideJob
         Of :func:`find_sources`.
     options : RunOptions
-        Where and how; buckets are not supported.
+        Where and how.
     encoder : TrainedEncoder
         The encoder.
     choices : FeatureChoices or None
@@ -130,7 +131,7 @@ def run_features(
     Raises
     ------
     ConfigError
-        If the folder cannot be written.
+        If the folder or the bucket cannot be written.
     SchedulerError
         If the Dask scheduler cannot be reached.
     """
@@ -166,7 +167,8 @@ class _Work:
         record = records.read(job.slide_id, self._encoder.spec.name)
         origin = self._origin(job)
         wanted = {} if origin is None or self._options.redo else {Stage.FEATURES: origin}
-        if record is not None and finished_stages(record, wanted, self._options.out):
+        out = self._options.out if self._options.bucket is None else None
+        if record is not None and finished_stages(record, wanted, out):
             return replace(record, error=None), []
         start = SlideOutcome(
             slide_id=job.slide_id,
@@ -181,6 +183,7 @@ class _Work:
             choices=self._choices,
             workers=options.of_slide().workers,
             redo=options.redo,
+            bucket=options.bucket,
         )
         return start, [Leg(Lane.PREDICT, partial(_encode, job, of_slide, origin))]
 
@@ -210,6 +213,7 @@ class _Step:
     choices: FeatureChoices
     workers: int
     redo: bool
+    bucket: str | None
 
     def options(self, encoder: TrainedEncoder) -> FeatureOptions:
         return FeatureOptions(
@@ -244,6 +248,8 @@ def _encode(
         for kind, path in feature_files(step.out, job.slide_id, options.layout).items()
     }
     stages = {} if origin is None else {Stage.FEATURES.value: make_mark(step.out, origin, names)}
+    if step.bucket is not None:
+        move_files(step.bucket, step.out, job.slide_id, names.values())
     return replace(outcome, **facts, files=names, stages=stages)
 
 

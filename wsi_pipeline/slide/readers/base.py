@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_pipeline.errors import UnsupportedSlideError
+from wsi_pipeline.slide.memory import room_for
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -112,8 +113,8 @@ class Reader(ABC):
         Returns
         -------
         ndarray of shape (h, w, 3), uint8
-            RGB, ``pixels`` if given, and owned by the caller. White where the slide has no pixels: outside of it, where it
-            is transparent, and where the scanner left tiles out.
+            RGB, ``pixels`` if given, and owned by the caller. White where the slide has no
+            pixels: outside of it, where it is transparent, and where the scanner left tiles out.
 
         Raises
         ------
@@ -132,7 +133,7 @@ class Reader(ABC):
         if width < 0 or height < 0:
             raise ValueError(f"size_wh must not be negative, got {size_wh}")
         if pixels is None:
-            pixels = np.empty((height, width, 3), dtype=np.uint8)
+            pixels = room_for((height, width, 3))
         elif pixels.shape != (height, width, 3):
             raise ValueError(f"pixels must be {(height, width, 3)}, got {pixels.shape}")
         level_width, level_height = self.level_sizes_wh[level]

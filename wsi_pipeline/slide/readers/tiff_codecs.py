@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tifffile.tifffile import jpeg_decode_colorspace
 
 from wsi_pipeline.errors import UnsupportedSlideError
+from wsi_pipeline.slide.memory import room_for
 
 Decode = Callable[[bytes, int], NDArray[np.uint8] | NDArray[np.uint16]]
 """Turns the bytes of the tile with a given index into an array of shape (h, w, samples)."""
@@ -68,7 +69,7 @@ class JpegDecoder:
 
     def __call__(self, data: bytes, _index: int) -> NDArray[np.uint8]:
         """Decode a tile to an array of shape (h, w, 3 or 1); at the border it may be smaller."""
-        return self._decode(self._complete(data), np.empty(self.shape, dtype=np.uint8))
+        return self._decode(self._complete(data), room_for(self.shape))
 
     def decode_into(self, data: bytes, pixels: NDArray[np.uint8]) -> None:
         """Decode a tile to where it is wanted, a contiguous array of its shape."""

@@ -66,7 +66,7 @@ def separate_pixels(
         Receives hematoxylin and eosin: the sums over channels, rounded and clipped to [0, 255].
         Integers make the result the same on every machine.
     """
-    _separate(rgb.reshape(-1), *table, planes)
+    _separate(rgb.reshape(-1), table[0], table[1], table[2], planes)
 
 
 def unpack_counts(both: Sums) -> tuple[Sums, Sums]:

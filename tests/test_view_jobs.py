@@ -92,8 +92,6 @@ def test_training_stores_hold_labels_and_keep_regions_apart(
 def test_a_training_that_fails_says_why(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {**RECIPES["class-m-small"], "method": {"method": "no-such-method"}}
     monkeypatch.setitem(RECIPES, "class-m-small", broken)
-    commands = jobs._commands  # the recipe is read before the tiles, so they need not be gathered
-    monkeypatch.setattr(jobs, "_commands", lambda *task: commands(*task)[1:])
 
     failed = ended(jobs, jobs.start("class-m-small", 1, "known").number)
 

@@ -106,7 +106,10 @@ def test_without_patches_predictions_are_the_same(
     direct = run_slides([job], RunOptions(out=tmp_path, store=False), model=bluer())
 
     assert direct.outcomes[0].class_shares == report.outcomes[2].class_shares
-    assert not list(tmp_path.rglob("*.zarr"))
+    # what is known of the slide, and no patch
+    (records,) = tmp_path.rglob("*.zarr")
+    assert records.name == "slide.zarr"
+    assert not {"he", "rgb"} & {path.name for path in records.iterdir()}
     with pytest.raises(ConfigError, match="without a model"):
         run_slides([job], RunOptions(out=tmp_path, store=False))
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from wsi_models.bundle import load_bundle, save_bundle
-from wsi_models.experiment import BUNDLE_FOLDER, Start, launch, run_experiment
+from wsi_models.devices import launch
+from wsi_models.experiment import BUNDLE_FOLDER, Start, run_experiment
 from wsi_models.recipe import load_recipe
 
 from wsi_pipeline.config import (

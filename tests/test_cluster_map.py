@@ -18,7 +18,8 @@ from wsi_models.predictor import load_predictor
 from wsi_models.publish import class_colors
 from wsi_models.recipe import load_recipe
 from wsi_models.splits import SplitConfig, load_split, split_by_group
-from wsi_models.train import Task, TrainConfig, train
+from wsi_models.task import Task, TrainConfig
+from wsi_models.train import train
 
 from tests.labelled import write_images
 from tests.training import cpu

@@ -17,7 +17,8 @@ from wsi_models.errors import TrainingError
 from wsi_models.methods.base import Batch, Losses
 from wsi_models.sources import predict_logits
 from wsi_models.splits import SplitConfig, split_by_group
-from wsi_models.train import Progress, Task, TrainConfig, train
+from wsi_models.task import Progress, Task, TrainConfig
+from wsi_models.train import train
 
 from tests.training import Colours, MeanStains, cpu
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from wsi_models.methods import MethodConfig, build_method
 from wsi_models.splits import SplitConfig, split_by_group
-from wsi_models.train import Task, TrainConfig, train
+from wsi_models.task import Task, TrainConfig
+from wsi_models.train import train
 
 from tests.contracts.method_contract import CLASSES, NORMALISATION
 from tests.test_clustering_methods import TestCluByol, TestCluSiam

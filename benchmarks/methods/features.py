@@ -22,7 +22,7 @@ import torch
 from rows import RESULTS, Planned, carry_out
 from run import run
 from torch import nn
-from wsi_models.experiment import launch
+from wsi_models.devices import launch
 from wsi_models.judging import class_logits
 from wsi_models.methods import Batch, build_method
 from wsi_models.metrics import evaluate_logits

@@ -22,7 +22,8 @@ import torch
 from changed import Changed, thin_out
 from features import recipe
 from rows import RESULTS, Planned, carry_out
-from wsi_models.experiment import launch, run_experiment
+from wsi_models.devices import launch
+from wsi_models.experiment import run_experiment
 
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.training_data import LabelMap, TrainingData

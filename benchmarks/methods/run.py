@@ -32,7 +32,8 @@ from changed import mislabel
 from data import ARCHIVES, make_store
 from pydantic import TypeAdapter
 from rows import RESULTS, Planned, carry_out
-from wsi_models.experiment import Start, launch, run_experiment
+from wsi_models.devices import launch
+from wsi_models.experiment import Start, run_experiment
 from wsi_models.methods import MethodConfig
 from wsi_models.recipe import Recipe
 from wsi_models.splits import split_by_group

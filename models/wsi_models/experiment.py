@@ -10,15 +10,12 @@ test part, and ``bundle`` where ``wsi-pipeline run`` can use the model.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from wsi_files.whole import replace_atomically
@@ -32,12 +29,16 @@ from wsi_models.metrics import Evaluation, evaluate_logits
 from wsi_models.parts.imagenet import WeightsError
 from wsi_models.publish import Learned, publish_bundle
 from wsi_models.recipe import RECIPE_FILE, Recipe, differing_keys, read_saved_recipe
+from wsi_models.run_state import LAST_FILE
 from wsi_models.sources import Indices, PatchSource, fetch_ahead, predict_features, predict_logits
 from wsi_models.split_gaps import describe_gaps
 from wsi_models.splits import Split, load_split, split_by_group
-from wsi_models.train import LAST_FILE, Progress, Task, check, train
+from wsi_models.task import Progress, Task
+from wsi_models.train import check, train
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from wsi_models.predictor import Predictor
     from wsi_models.views import Normalisation
 
@@ -83,51 +84,6 @@ class Outcome:
     evaluation: Evaluation | None
     part: str
     files: dict[str, Path]
-
-
-def in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
-    """Do what must be done once while the other processes of a training wait."""
-    if fabric.is_global_zero:
-        work()
-    fabric.barrier()
-
-
-def launch(device: str = "auto", precision: str = "32-true") -> Fabric:
-    """Set up device, precision and, under ``torchrun``, the processes.
-
-    Parameters
-    ----------
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:1``. Under ``torchrun`` each process takes its own.
-    precision : str
-        As in :class:`~wsi_models.train.TrainConfig`.
-
-    Returns
-    -------
-    Fabric
-        Launched.
-
-    Raises
-    ------
-    TrainingError
-        If there is no such device.
-    """
-    kind, _, index = device.partition(":")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        raise TrainingError(f"there is no device {device!r} here; choose cpu, or auto")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
-    fabric = Fabric(
-        accelerator=kind,
-        devices=[int(index)] if index and local == 1 else local,
-        num_nodes=nodes,
-        strategy="ddp" if local * nodes > 1 else "auto",
-        precision=precision,  # type: ignore[arg-type] # checked by TrainConfig
-    )
-    fabric.launch()
-    return fabric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

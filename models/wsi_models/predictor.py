@@ -16,7 +16,7 @@ from wsi_models.errors import TrainingError
 from wsi_models.methods import Batch, Method, build_method
 from wsi_models.parts.backbone import untrained
 from wsi_models.recipe import RECIPE_FILE, Recipe, read_saved_recipe
-from wsi_models.train import BEST_FILE
+from wsi_models.run_state import BEST_FILE
 from wsi_models.views import (
     Normalisation,
     RgbViewConfig,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wsi_models.methods import Method
     from wsi_models.metrics import Evaluation
     from wsi_models.recipe import Recipe
-    from wsi_models.train import Progress, Task
+    from wsi_models.task import Progress, Task
     from wsi_models.views import Normalisation
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from wsi_files.settings import explain_invalid, read_toml
 from wsi_models.errors import TrainingError
 from wsi_models.methods import MethodChoices, method_configs
 from wsi_models.splits import SplitConfig
-from wsi_models.train import TrainConfig
+from wsi_models.task import TrainConfig
 
 RECIPE_FILE = "recipe.json"
 """Name of the recipe in the folder of a run."""

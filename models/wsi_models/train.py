@@ -9,108 +9,35 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from wsi_models.checkpoint import load_checkpoint, save_checkpoint
+from wsi_models.checkpoint import load_checkpoint
 from wsi_models.errors import TrainingError
 from wsi_models.judging import class_logits, thin_out
-from wsi_models.listening import Listener, Silent
+from wsi_models.listening import Silent
 from wsi_models.methods.base import UNKNOWN, Batch, Method
 from wsi_models.metrics import balanced_accuracy
 from wsi_models.records import EpochLog, Guesses, write_history
+from wsi_models.run_state import BEST_FILE, LAST_FILE, restore, save
 from wsi_models.samplers import BalancedBatches, Drawing, PermutedBatches
-from wsi_models.sources import PatchSource, fetch_ahead
+from wsi_models.sources import fetch_ahead
+from wsi_models.task import Progress, Task, TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from torch.optim import Optimizer
 
     from wsi_models.methods.optimisation import Schedule
-    from wsi_models.splits import Split
 
 logger = logging.getLogger(__name__)
 
-LAST_FILE = "last.ckpt"
-BEST_FILE = "best.ckpt"
-
 REFERENCES = 20_000
 """Labelled training patches at most that features are compared with after an epoch."""
-
-
-class TrainConfig(BaseModel):
-    """How long and how exactly is trained; the defaults are those of CLASS-M."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(500, ge=1, description="Epochs at most.")
-    iterations: int = Field(1000, ge=1, description="Steps of the optimizer per epoch.")
-    seed: int = Field(0, ge=0, description="Decides weights at the start, batches and views.")
-    patience: int | None = Field(
-        None, ge=1, description="Stop after so many epochs without a better one; never if not set."
-    )
-    evaluation_batch: int = Field(128, ge=1, description="Patches per forward pass in validation.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="Arithmetic of training and validation."
-    )
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run stands; all of it is in the checkpoint.
-
-    Attributes
-    ----------
-    epoch : int
-        Epochs that are complete.
-    best_epoch : int
-        The epoch whose weights are kept; 0 before the first.
-    best_accuracy : float or None
-        Its balanced accuracy on the validation patches; None before the first and without labels.
-    history : list of dict
-        One row of plain values per epoch.
-    """
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_accuracy: float | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What is trained, on what, how, where to.
-
-    Attributes
-    ----------
-    method : Method
-        The method, freshly built.
-    source : PatchSource
-        The patches.
-    split : Split
-        Their division.
-    config : TrainConfig
-        Length, seed and precision.
-    out : Path
-        Folder of checkpoints, logs and curves.
-    listener : Listener
-        Told how it goes, in the first process.
-    """
-
-    method: Method
-    source: PatchSource
-    split: Split
-    config: TrainConfig
-    out: Path
-    listener: Listener = field(default_factory=Silent)
 
 
 def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
@@ -145,7 +72,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
     step, fabric_optimizer = fabric.setup(_Step(method), optimizer)
     progress = Progress()
     if resume and (out / LAST_FILE).exists():
-        progress = _restore(task, optimizer, schedule)
+        progress = restore(task, optimizer, schedule)
     labelled, unlabelled = _samplers(task, fabric)
     listener = task.listener if fabric.is_global_zero else Silent()
     listener.begin(config.epochs, progress.epoch, config.iterations)
@@ -177,7 +104,7 @@ def train(task: Task, fabric: Fabric, *, resume: bool = False) -> Progress:
         row["best"] = _is_better(row, progress)
         _record(progress, row, time.perf_counter() - begin)
         if fabric.is_global_zero:
-            _save(task, progress, optimizer, schedule)
+            save(task, progress, optimizer, schedule)
             write_history(out, progress.history)
         fabric.barrier()
         listener.epoch(row)
@@ -349,56 +276,3 @@ def _finished(progress: Progress, config: TrainConfig) -> bool:
     waited = progress.epoch - progress.best_epoch
     stale = config.patience is not None and waited >= config.patience
     return progress.epoch >= config.epochs or stale
-
-
-def _identity(task: Task) -> dict[str, Any]:
-    """Return what a resumed run must have in common with the one that it goes on with."""
-    return {
-        "config": task.config.model_dump(mode="json", exclude={"epochs", "patience"}),
-        "classes": list(task.source.classes),
-        "patches": len(task.source.label),
-        "labelled": task.split.labelled.tolist(),
-    }
-
-
-def _save(task: Task, progress: Progress, optimizer: Optimizer, schedule: Schedule | None) -> None:
-    """Keep the best weights, then the state: a crash in between repeats the epoch."""
-    weights = task.method.state_dict()
-    if progress.best_epoch == progress.epoch:
-        save_checkpoint(
-            task.out / BEST_FILE,
-            {"method": weights, "epoch": progress.epoch, "classes": list(task.source.classes)},
-        )
-    state = {
-        "identity": _identity(task),
-        "method": weights,
-        "optimizer": optimizer.state_dict(),
-        "scheduler": None if schedule is None else schedule.rates.state_dict(),
-        "epoch": progress.epoch,
-        "best_epoch": progress.best_epoch,
-        "best_accuracy": progress.best_accuracy,
-        "history": progress.history,
-    }
-    save_checkpoint(task.out / LAST_FILE, state)
-
-
-def _restore(task: Task, optimizer: Optimizer, schedule: Schedule | None) -> Progress:
-    path = task.out / LAST_FILE
-    state = load_checkpoint(path)
-    wanted = _identity(task)
-    changed = [name for name in wanted if wanted[name] != state["identity"][name]]
-    if changed:
-        raise TrainingError(
-            f"{path} was trained with other {', '.join(changed)}; resume with the recipe and data "
-            "of the run, or train anew in another folder"
-        )
-    task.method.load_state_dict(state["method"])
-    optimizer.load_state_dict(state["optimizer"])
-    if schedule is not None:
-        schedule.rates.load_state_dict(state["scheduler"])
-    return Progress(
-        epoch=state["epoch"],
-        best_epoch=state["best_epoch"],
-        best_accuracy=state["best_accuracy"],
-        history=state["history"],
-    )

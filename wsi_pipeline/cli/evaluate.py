@@ -76,7 +76,8 @@ def evaluate(model: Path, out: Path, as_json: bool, **values: Any) -> None:
 
 
 def _run(folder: Path, out: Path, values: dict[str, Any]) -> tuple[Evaluation, dict[str, Path]]:
-    from wsi_models.experiment import evaluate_features, evaluate_model, launch
+    from wsi_models.devices import launch
+    from wsi_models.experiment import evaluate_features, evaluate_model
     from wsi_models.predictor import load_predictor
     from wsi_models.splits import read_part
 

@@ -180,7 +180,7 @@ def _train_classes(
     device: str,
     progress: Progress,
 ) -> tuple[dict[str, Any], dict[str, Path]]:
-    from wsi_models.experiment import launch
+    from wsi_models.devices import launch
     from wsi_models.mil.bags import bags_of_patients, order_classes, read_slide_labels
     from wsi_models.mil.cross_validation import run_mil
 
@@ -196,7 +196,7 @@ def _train_classes(
 def _train_survival(
     recipe: MilRecipe, cohort: Cohort, out: Path, device: str, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, Path]]:
-    from wsi_models.experiment import launch
+    from wsi_models.devices import launch
     from wsi_models.mil.survival.run import run_survival
 
     outcome = run_survival(recipe, cohort, out, launch(device).device, progress)
@@ -221,7 +221,7 @@ def evaluate(
 
     The threshold is the model's own: nothing is chosen on the slides that are judged.
     """
-    from wsi_models.experiment import launch
+    from wsi_models.devices import launch
     from wsi_models.mil.bags import read_slide_labels
     from wsi_models.mil.bundle import load_slide_model
     from wsi_models.mil.cross_validation import evaluate_slide_model
@@ -271,7 +271,7 @@ def predict(
     OUT/predictions.csv has one row per slide, or per patient. With --stores, OUT/<slide> holds
     attention.parquet, attention.geojson and a picture.
     """
-    from wsi_models.experiment import launch
+    from wsi_models.devices import launch
     from wsi_models.mil.bundle import load_slide_model
     from wsi_models.mil.predict import judge_slides, write_judgements
 

@@ -95,7 +95,8 @@ def train(recipe: str, out: Path, as_json: bool, quiet: bool, **values: Any) -> 
 
 
 def _run(name: str, out: Path, values: dict[str, Any], *, quiet: bool) -> Outcome:
-    from wsi_models.experiment import Start, in_first_process, launch, run_experiment
+    from wsi_models.devices import in_first_process, launch
+    from wsi_models.experiment import Start, run_experiment
     from wsi_models.recipe import load_recipe
     from wsi_models.recipes import find_recipe
     from wsi_models.threads import settle_threads

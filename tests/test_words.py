@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from tests.results import make_result
 from wsi_pipeline.cli import main
+from wsi_pipeline.models import load_model
 
 
 def said(*words: object) -> str:
@@ -70,3 +71,11 @@ def test_an_export_or_recipe_that_nobody_has_is_answered_with_those_there_are(
     assert "choose one of geojson, regions" in said("export", tmp_path, "--to", "tiff")
     answer = said("train", "class-m", "--data", tmp_path / "results", "--out", tmp_path / "o")
     assert "no recipe 'class-m'; give a TOML file or one of: barlow, class_m" in answer
+
+
+def test_a_folder_called_demo_does_not_hide_the_embedded_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_model("demo").spec.name == "demo"

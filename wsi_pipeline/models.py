@@ -251,7 +251,9 @@ def _trained(name: str, module_of: Callable[[Bundle], nn.Module]) -> TrainedMode
             f"{name} is the folder of a training run; its model is {Path(name) / 'bundle'}"
         )
     try:
-        bundle = load_bundle(Path(name) if Path(name).is_dir() else bundle_path(name))
+        # results or slides in a folder called as an embedded bundle do not hide it
+        is_embedded = name in available_bundles() and not (Path(name) / "config.json").exists()
+        bundle = load_bundle(bundle_path(name) if is_embedded else Path(name))
         module = module_of(bundle)
     except BundleError as error:
         raise ConfigError(str(error)) from error

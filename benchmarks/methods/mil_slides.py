@@ -26,7 +26,7 @@ from wsi_models.mil.cross_validation import cross_validate
 
 from wsi_pipeline.config import load_config
 from wsi_pipeline.models import load_encoder, model_defaults
-from wsi_pipeline.predict.patches import extract_features
+from wsi_pipeline.predict.features import EncodeOptions, features_of_store
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import Content, write_synthetic_slide
@@ -101,7 +101,7 @@ def _features(folder: Path, index: int, bundle: str) -> NDArray[np.float32]:
     config = load_config(overrides=model_defaults(encoder))
     job = SlideJob(path=slide, slide_id=slide.stem)
     store = preprocess_slide(job, folder / f"{slide.stem}.zarr", config).store
-    found = extract_features(store, encoder.module, encoder.spec, config.predict)
+    found = features_of_store(store, EncodeOptions(encoder=encoder), config.predict).features
     path.parent.mkdir(exist_ok=True)
     np.save(path, found)
     return found

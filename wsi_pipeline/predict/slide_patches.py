@@ -15,6 +15,7 @@ from wsi_pipeline.preprocess.survey import survey_slide
 from wsi_pipeline.slide.memory import room_for
 from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.stain import HeEncoder
+from wsi_pipeline.types import OnGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def surveyed(
         yield SlidePatches(tiles, header)
 
 
-class SlidePatches:
+class SlidePatches(OnGrid):
     """The tiles of an open slide as a store would hold them, read when they are asked for.
 
     Reading from several threads is safe. The records stay when the slide is closed.
@@ -83,8 +84,6 @@ class SlidePatches:
         Tissue and artefacts.
     thumbnail : ndarray of shape (h, w, 3), uint8
         The whole slide, RGB.
-    grid : TileGrid
-        Its candidate tiles.
     header : StoreHeader
         All of this, as a store holds it.
     label_names : tuple of str
@@ -105,22 +104,13 @@ class SlidePatches:
         self.fingerprint = header.fingerprint
         self.config_hash = header.config_hash
         self._tiles = tiles
-        self.grid: TileGrid = header.grid
         self.header = header
         self._encoder = HeEncoder(header.stain.matrix)
 
-    def __len__(self) -> int:
-        return len(self.grid)
-
     @property
-    def patch_px(self) -> int:
-        """Side of a patch, px."""
-        return self.grid.patch_px
-
-    @property
-    def mpp(self) -> float:
-        """Resolution the patches really have, um/px."""
-        return self.grid.mpp
+    def grid(self) -> TileGrid:
+        """Its candidate tiles."""
+        return self.header.grid
 
     @property
     def xy(self) -> NDArray[np.int64]:
@@ -131,21 +121,6 @@ class SlidePatches:
     def rc(self) -> NDArray[np.int32]:
         """Lattice indices, shape (N, 2)."""
         return self.grid.rc
-
-    @property
-    def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of the lattice."""
-        return self.grid.shape
-
-    @property
-    def extent(self) -> float:
-        """Side of a tile, level-0 px."""
-        return self.grid.extent
-
-    @property
-    def pitch(self) -> float:
-        """Distance between neighbouring tiles, level-0 px."""
-        return self.grid.pitch
 
     @property
     def label(self) -> NDArray[np.int16]:
@@ -168,10 +143,6 @@ class SlidePatches:
     def areas(self) -> NDArray[np.uint8]:
         """:class:`~wsi_pipeline.types.Area` of each mask pixel, shape (h, w)."""
         return self.mask.areas
-
-    def funnel(self) -> dict[str, int]:
-        """Count the candidate tiles by reason, ``kept`` first."""
-        return self.grid.funnel()
 
     def read_rgb(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Read the tiles ``start`` to ``stop``, shape (stop - start, P, P, 3)."""

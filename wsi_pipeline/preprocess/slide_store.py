@@ -90,8 +90,8 @@ def preprocess_slide(
         If another store has this name and ``overwrite`` is off.
     """
     watch = Stopwatch()
+    recipe = recipe_of(job, config)
     with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
-        recipe = recipe_of(job, config)
         if _is_finished(path, recipe, slide.fingerprint(), overwrite=overwrite):
             store = PatchStore.open(path)
             require_he(store.stain, config.stain)

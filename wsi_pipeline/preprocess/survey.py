@@ -18,7 +18,7 @@ from wsi_pipeline.slide.resampling import resize_square
 from wsi_pipeline.stain import estimate_stain_matrix, unmix
 from wsi_pipeline.store import StoreHeader
 from wsi_pipeline.tiles.grid import drop_blurred, lay_grid, sample_tiles
-from wsi_pipeline.tiles.labelled import LabelledTiles, label_tiles
+from wsi_pipeline.tiles.labelled import label_tiles
 from wsi_pipeline.tissue import (
     find_miscoding,
     make_segmenter,
@@ -114,7 +114,9 @@ def survey_slide(
     labelled = None
     if given.areas is not None:
         with watch.stage("labels"):
-            labelled = _label_tiles(slide, mask, given, config)
+            labelled = label_tiles(
+                slide.info, mask, given.areas, config.tile, config.label, given.roi
+            )
             grid = _without_spoilt(slide, labelled.grid, config, pool, lost)
             labelled = replace(labelled, grid=grid)
     return StoreHeader(
@@ -176,14 +178,6 @@ def _find_tissue(
         mask = given.tissue.replace_in(mask)
     _require_true_colours(mask, rgb, slide.info)
     return mask, _thumbnail(slide, rgb, mpp, lost)
-
-
-def _label_tiles(
-    slide: Slide, mask: TissueMask, given: Given, config: PipelineConfig
-) -> LabelledTiles:
-    """Choose and label the tiles of an annotated slide."""
-    areas = given.areas or ()
-    return label_tiles(slide.info, mask, areas, config.tile, config.label, given.roi)
 
 
 def _without_spoilt(

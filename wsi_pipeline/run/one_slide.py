@@ -7,12 +7,20 @@ a bad one, is decided in ``slides.py``.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import StoreExistsError
-from wsi_pipeline.files import file_checksum, locked, require_inside, restore_folder, set_aside
+from wsi_pipeline.files import (
+    file_checksum,
+    locked,
+    remove_leftovers,
+    require_inside,
+    restore_folder,
+    set_aside,
+)
 from wsi_pipeline.predict.origin import with_origin
 from wsi_pipeline.predict.stored import predict_patches
 from wsi_pipeline.preprocess.slide_store import Preprocessed, preprocess_slide
@@ -27,7 +35,6 @@ from wsi_pipeline.run.describe import (
 )
 from wsi_pipeline.run.marks import Mark, Stage, find_damage, is_untouched, make_mark
 from wsi_pipeline.run.outcome import SlideOutcome
-from wsi_pipeline.run.records import clean_up
 from wsi_pipeline.run.work import (
     SlideOptions,
     agrees,
@@ -51,6 +58,30 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 60
 """How long a step waits for the folder of a slide: the workers of a run that was killed end within
 a second, those of a cluster when their step does."""
+
+
+@contextmanager
+def slide_folder(folder: Path) -> Iterator[None]:
+    """Write alone in the folder of a slide, as it was before whatever a killed process left half.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the slide; it need not be there.
+
+    Raises
+    ------
+    OutputError
+        If another process writes there all the while.
+    """
+    with locked(folder, wait_seconds=WAIT_SECONDS):
+        remove_leftovers(folder)
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.suffix != ".zarr":
+                remove_leftovers(entry)
+        for name in (STORE_NAME, RECORDS_NAME):
+            restore_folder(folder / name)
+        yield
 
 
 def prepare(
@@ -86,9 +117,7 @@ def prepare(
     path = folder / STORE_NAME
     require_inside(options.out, path)
     mark = None if earlier is None else earlier.stages.get(Stage.STORE)
-    with locked(folder, wait_seconds=WAIT_SECONDS):
-        clean_up(folder)
-        restore_folder(path)
+    with slide_folder(folder):
         origin = store_origin(job, options)
         origin["content"] = _content(job, origin, mark)
         with _making(path, options, origin, mark):
@@ -136,9 +165,7 @@ def adopt(slide_id: str, options: SlideOptions, earlier: SlideOutcome | None) ->
     """
     folder = options.folder(slide_id)
     path = folder / STORE_NAME
-    with locked(folder, wait_seconds=WAIT_SECONDS):
-        clean_up(folder)
-        restore_folder(path)
+    with slide_folder(folder):
         store = PatchStore.open(path)
         store.verify()
         origin = {"recipe": store.config_hash, "fingerprint": store.fingerprint}
@@ -222,7 +249,7 @@ def predict_prepared(
     origin = predictions_origin(model, options, outcome.stages[Stage.STORE])
     table = folder / model.spec.name / PREDICTIONS_NAME
     require_inside(options.out, table.parent)
-    with locked(folder, wait_seconds=WAIT_SECONDS):
+    with slide_folder(folder):
         if earlier is not None and _is_sound(earlier, Stage.PREDICTIONS, origin, options):
             predictions = read_predictions(table)
         else:
@@ -285,8 +312,7 @@ def predict_unstored(
     watch = Stopwatch()
     folder = options.folder(job.slide_id) / model.spec.name
     require_inside(options.out, folder)
-    with locked(folder.parent, wait_seconds=WAIT_SECONDS):
-        clean_up(folder.parent)
+    with slide_folder(folder.parent):
         origin = unstored_origin(job, options, model)
         done = predict_directly(
             job,
@@ -348,7 +374,7 @@ def finish(outcome: SlideOutcome, options: SlideOptions) -> SlideOutcome:
     files: dict[str, str] = {}
     stages: dict[str, Mark] = {}
     areas: dict[str, Any] = {}
-    with locked(folder, wait_seconds=WAIT_SECONDS), watch.stage("exports"):
+    with slide_folder(folder), watch.stage("exports"):
         store = PatchStore.open(options.out / outcome.files["patches"])
         if Stage.QC not in outcome.stages:
             files |= options.relative(draw_qc(folder / "qc.png", store))

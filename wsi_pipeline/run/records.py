@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from wsi_pipeline.errors import ReportError
-from wsi_pipeline.files import checksum, locked, remove_leftovers, replace_atomically
+from wsi_pipeline.files import checksum, locked, replace_atomically
 from wsi_pipeline.run.outcome import RunReport, SlideOutcome, Status
 
 if TYPE_CHECKING:
@@ -202,15 +202,6 @@ class Records:
 def slide_prefix(slide_id: str) -> str:
     """Return the folder of the records of a slide, relative to that of the run."""
     return f"{DATABASE}/slides/{slide_id}"
-
-
-def clean_up(folder: Path) -> None:
-    """Delete what a killed process left half written in the folder of a slide and below it."""
-    if folder.is_dir():
-        remove_leftovers(folder)
-        for entry in folder.iterdir():
-            if entry.is_dir() and entry.suffix != ".zarr":
-                remove_leftovers(entry)
 
 
 def _folded(file: Path) -> str:

@@ -83,8 +83,9 @@ def store_origin(job: SlideJob, options: SlideOptions) -> dict[str, Any]:
     OSError
         If the slide or one of its annotation files is not there.
     """
-    recipe = recipe_hash(recipe_of(job, options.config))
-    return {"recipe": recipe, "source": _source_stamp(job.path)}
+    source = _source_stamp(job.path)
+    recipe = recipe_of(job, options.config)
+    return {"recipe": recipe_hash(recipe), "source": source}
 
 
 def predictions_origin(model: TrainedModel, options: SlideOptions, store: Mark) -> dict[str, Any]:

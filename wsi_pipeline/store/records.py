@@ -26,10 +26,10 @@ from wsi_pipeline.store.schema import (
     parse_stain,
 )
 from wsi_pipeline.store.sums import write_sums
-from wsi_pipeline.types import SlideInfo, StainEstimate, TileGrid, TissueMask
+from wsi_pipeline.types import OnGrid, SlideInfo, StainEstimate, TileGrid, TissueMask
 
 
-class StoreRecords:
+class StoreRecords(OnGrid):
     """What is known of one slide and its tiles; see :mod:`wsi_pipeline.store`.
 
     Made by :meth:`open`. Cheap to open and to pickle.
@@ -128,38 +128,9 @@ class StoreRecords:
         return TissueMask(areas=self.areas, downsample=(x, y))
 
     @property
-    def patch_px(self) -> int:
-        """Side of a patch, px."""
-        return self.grid.patch_px
-
-    @property
-    def mpp(self) -> float:
-        """Resolution the patches really have, um/px."""
-        return self.grid.mpp
-
-    @property
-    def extent(self) -> float:
-        """Side of a tile, level-0 px."""
-        return self.grid.extent
-
-    @property
-    def pitch(self) -> float:
-        """Distance between neighbouring tiles, level-0 px."""
-        return self.grid.pitch
-
-    @property
-    def grid_shape(self) -> tuple[int, int]:
-        """Rows and columns of the lattice."""
-        return self.grid.shape
-
-    @property
     def reasons(self) -> NDArray[np.uint8]:
         """:class:`~wsi_pipeline.types.TileReason` of each candidate, shape (rows, cols)."""
         return self.grid.reasons
-
-    def funnel(self) -> dict[str, int]:
-        """Count the candidate tiles by reason, ``kept`` first."""
-        return self.grid.funnel()
 
     @cached_property
     def xy(self) -> NDArray[np.int64]:

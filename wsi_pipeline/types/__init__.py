@@ -29,7 +29,7 @@ from wsi_pipeline.types.stains import (
     StainPair,
     StainVerdict,
 )
-from wsi_pipeline.types.tiles import TileGrid, TileReason
+from wsi_pipeline.types.tiles import OnGrid, TileGrid, TileReason
 
 __all__ = [
     "BLUE_STAIN",
@@ -44,6 +44,7 @@ __all__ = [
     "ModelSpec",
     "MppSource",
     "NoProgress",
+    "OnGrid",
     "Origin",
     "PatchInput",
     "PatchSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -154,3 +155,44 @@ class TileGrid:
             for reason in TileReason
             if counts[reason] or reason is TileReason.KEPT
         }
+
+
+class OnGrid(ABC):
+    """What anything that has tiles on a grid says of those that were kept."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> TileGrid:
+        """The candidates, and which of them were kept."""
+
+    def __len__(self) -> int:
+        return len(self.grid)
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch, px."""
+        return self.grid.patch_px
+
+    @property
+    def mpp(self) -> float:
+        """Resolution the patches really have, um/px."""
+        return self.grid.mpp
+
+    @property
+    def extent(self) -> float:
+        """Side of a tile, level-0 px."""
+        return self.grid.extent
+
+    @property
+    def pitch(self) -> float:
+        """Distance between neighbouring tiles, level-0 px."""
+        return self.grid.pitch
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Rows and columns of the lattice."""
+        return self.grid.shape
+
+    def funnel(self) -> dict[str, int]:
+        """Count the candidate tiles by reason, ``kept`` first."""
+        return self.grid.funnel()

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from tests.runs import DeadlyPath
 from tests.viewed import make_results, view_of
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ReportError
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.attention import TileAttention, write_attention_table
 from wsi_pipeline.results.export.parquet import read_predictions
+from wsi_pipeline.run.apart import SlidesApart
 from wsi_pipeline.run.outcome import RunReport
 from wsi_pipeline.slide.inputs import find_slides
 from wsi_pipeline.slide.job import SlideJob
@@ -405,6 +407,21 @@ def test_kept_tiles_take_bounded_memory(
             server.tile("a", "rgb", 11, x, y)
     assert 0 < sum(map(len, server._kept.values())) <= 100_000
     server._slides.close()
+
+
+def test_the_page_outlives_a_slide_whose_decoder_dies(results: Path) -> None:
+    with SlidesApart(processes=1) as apart:
+
+        def open_one(path: Path, *given: Any, slide_id: str) -> Slide:
+            named = DeadlyPath(path) if slide_id == "a" else path
+            return apart.open(named, *given, slide_id=slide_id)
+
+        with client_of(replace(view_of(results), open_one=open_one)) as client:
+            deadly, sound = (client.get(f"/api/slides/{name}/tiles/rgb/0/0/0") for name in "ab")
+
+    assert deadly.status_code == 422
+    assert "SIGSEGV" in deadly.json()["error"]
+    assert sound.status_code == 200
 
 
 # --- who may see it ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import click
 
 from wsi_pipeline.cli.console import explained_errors, print_json
 from wsi_pipeline.cli.options import config_options, input_argument, resolve_config
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import SlideError, WorkerLostError
 from wsi_pipeline.slide.geometry import contradicts_objective
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ def info(inputs: tuple[str, ...], as_json: bool, **values: Any) -> None:
         wsi-pipeline info slide.svs
         wsi-pipeline info 'slides/*.ndpi' --json
     """
+    from wsi_pipeline.run.apart import SlidesApart
     from wsi_pipeline.slide.inputs import find_slides
-    from wsi_pipeline.slide.open import open_slide
 
     failed = False
     found: list[dict[str, Any]] = []
-    with explained_errors():
+    with explained_errors(), SlidesApart(processes=1) as slides:
         config = resolve_config(values)
         for job in find_slides(inputs):
             try:
-                with open_slide(job.path, config.read, job.mpp) as slide:
+                with slides.open(job.path, config.read, job.mpp) as slide:
                     found.append({"path": str(job.path), **asdict(slide.info)})
                     if not as_json:
                         click.echo(_describe(slide.info))
-            except SlideError as error:
+            except (SlideError, WorkerLostError) as error:
                 failed = True
                 found.append({"path": str(job.path), "error": str(error)})
                 if not as_json:

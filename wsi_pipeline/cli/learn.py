@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.learn import FolderLearning
     from wsi_pipeline.learn.folder import SlideSource
     from wsi_pipeline.view.folder import ResultsFolder
+    from wsi_pipeline.view.slides import Slides
 
 
 def encoder_option(command: Command) -> Command:
@@ -97,24 +100,33 @@ def learn(out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
         click.echo(paths["heatmap"])
 
 
+@contextmanager
+def _opened(out: Path, values: dict[str, Any]) -> Iterator[Slides]:
+    """Lend the slides of the results, decoded in processes that may die."""
+    from wsi_pipeline.run.apart import SlidesApart
+    from wsi_pipeline.view.folder import ResultsFolder
+    from wsi_pipeline.view.slides import Slides
+
+    folder = ResultsFolder(out, slides=values.pop("slides"), labels=values.pop("labels"))
+    with SlidesApart() as apart, closing(Slides(folder, apart.open)) as slides:
+        yield slides
+
+
 def _learn(
     out: Path, quiet: bool, values: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
     from wsi_pipeline.learn import learn_folder
     from wsi_pipeline.view.classes import classes_of
-    from wsi_pipeline.view.folder import ResultsFolder
-    from wsi_pipeline.view.slides import Slides, write_map
+    from wsi_pipeline.view.slides import write_map
 
-    folder = ResultsFolder(out, slides=values.pop("slides"), labels=values.pop("labels"))
-    slides = Slides(folder)
-    wanted = values.pop("class_names")
-    encoder = values.pop("encoder")
-    task = folder_learning(slides, encoder, resolve_config(values).predict, folder)
-    classes = classes_of(slides, None if wanted is None else wanted.split(","))
-    with progress_bars(quiet) as progress:
-        learned, maps = learn_folder(task, classes, progress)
-        files = {name: write_map(slides, name, predicted) for name, predicted in maps}
-    slides.close()
+    with _opened(out, values) as slides:
+        wanted = values.pop("class_names")
+        encoder = values.pop("encoder")
+        task = folder_learning(slides, encoder, resolve_config(values).predict, slides.folder)
+        classes = classes_of(slides, None if wanted is None else wanted.split(","))
+        with progress_bars(quiet) as progress:
+            learned, maps = learn_folder(task, classes, progress)
+            files = {name: write_map(slides, name, predicted) for name, predicted in maps}
     names = [entry.name for entry in classes]
     judged = {
         "judgement": learned.judgement.to_dict(),
@@ -129,15 +141,12 @@ def _learn(
 def _write_stores(out: Path, into: Path, quiet: bool, values: dict[str, Any]) -> list[str]:
     from wsi_pipeline.learn import label_by_strokes, write_training_store
     from wsi_pipeline.view.classes import classes_of
-    from wsi_pipeline.view.folder import ResultsFolder
     from wsi_pipeline.view.jobs import TRAINING_STORE
-    from wsi_pipeline.view.slides import Slides
 
-    slides = Slides(ResultsFolder(out, slides=values["slides"], labels=values["labels"]))
     wanted = values["class_names"]
-    names = [c.name for c in classes_of(slides, None if wanted is None else wanted.split(","))]
     written = []
-    with progress_bars(quiet) as progress:
+    with _opened(out, values) as slides, progress_bars(quiet) as progress:
+        names = [c.name for c in classes_of(slides, None if wanted is None else wanted.split(","))]
         for slide_id in slides.slide_ids():
             if not slides.has_labels(slide_id):
                 continue
@@ -147,7 +156,6 @@ def _write_stores(out: Path, into: Path, quiet: bool, values: dict[str, Any]) ->
             with slides.open(slide_id) as slide:
                 write_training_store(path, store, slide, tiles, names, progress)
             written.append(str(path))
-    slides.close()
     return written
 
 

@@ -68,6 +68,7 @@ def _serve(out: Path, browser: bool, values: dict[str, Any]) -> None:
             f"the page needs the package {error.name}; run: pip install 'wsi-pipeline[view]'"
         ) from error
     from wsi_pipeline.cli.learn import folder_learning
+    from wsi_pipeline.run.apart import SlidesApart
     from wsi_pipeline.view.folder import ResultsFolder
 
     options = ViewOptions(
@@ -76,13 +77,16 @@ def _serve(out: Path, browser: bool, values: dict[str, Any]) -> None:
     folder = ResultsFolder(out, slides=values.pop("slides"), labels=values.pop("labels"))
     encoder = values.pop("encoder")
     config = resolve_config(values).predict
-    shown = View(folder, lambda slides: folder_learning(slides, encoder, config, folder))
-    app = make_app(shown)
-    Thread(target=shown.slides.warm_up, daemon=True).start()
 
     def tell(address: str) -> None:
         click.echo(f"Open {address}\nStop with Ctrl-C.")
         if browser:
             webbrowser.open(address)
 
-    serve(app, options, tell)
+    with SlidesApart() as apart:
+        shown = View(
+            folder, lambda slides: folder_learning(slides, encoder, config, folder), apart.open
+        )
+        app = make_app(shown)
+        Thread(target=shown.slides.warm_up, daemon=True).start()
+        serve(app, options, tell)

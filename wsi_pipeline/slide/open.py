@@ -82,7 +82,31 @@ def open_slide(
         If its resolution is unknown, or differs between x and y.
     """
     config = config or ReadConfig()
-    reader = open_reader(path, config.reader)
+    return slide_of(open_reader(path, config.reader), config, table_mpp, slide_id=slide_id)
+
+
+def slide_of(
+    reader: Reader,
+    config: ReadConfig,
+    table_mpp: float | None = None,
+    *,
+    slide_id: str | None = None,
+) -> Slide:
+    """Make a slide of a reader, which is closed with it, or if it cannot be used.
+
+    Parameters
+    ----------
+    reader : Reader
+        Holds the file open.
+    config, table_mpp, slide_id
+        As in :func:`open_slide`.
+
+    Raises
+    ------
+    MissingMppError, AnisotropicMppError
+        If the resolution is unknown, or differs between x and y.
+    """
+    path = reader.path
     with ExitStack() as on_error:
         on_error.enter_context(reader)
         mpp, source = resolve_mpp(

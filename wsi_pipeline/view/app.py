@@ -24,6 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from wsi_pipeline.errors import ConfigError, WsiPipelineError
+from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.view.classes import (
     default_classes,
     parse_classes,
@@ -37,7 +38,7 @@ from wsi_pipeline.view.maps import read_raster
 from wsi_pipeline.view.masks import Masks
 from wsi_pipeline.view.pixels import VIEWS, encode_png
 from wsi_pipeline.view.shapes import BadShape
-from wsi_pipeline.view.slides import Slides
+from wsi_pipeline.view.slides import OpenSlide, Slides
 from wsi_pipeline.view.tune import Tuner
 
 if TYPE_CHECKING:
@@ -85,10 +86,13 @@ class View:
         The results.
     learning : callable
         Makes, of the slides, what says how features are computed.
+    open_one : callable
+        Opens slides, as :class:`~wsi_pipeline.view.slides.Slides` takes it.
     """
 
     folder: ResultsFolder
     learning: Callable[[Slides], FolderLearning]
+    open_one: OpenSlide = open_slide
     slides: Slides = field(init=False)
     learner: Learner = field(init=False)
     jobs: Jobs = field(init=False)
@@ -97,7 +101,7 @@ class View:
     _lock: Lock = field(init=False, default_factory=Lock)
 
     def __post_init__(self) -> None:
-        self.slides = Slides(self.folder)
+        self.slides = Slides(self.folder, self.open_one)
         self.learner = Learner(self.slides, lambda: self.learning(self.slides))
         self.jobs = Jobs(self.slides)
         self.masks = Masks(self.slides)

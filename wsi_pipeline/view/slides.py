@@ -5,7 +5,7 @@ Opens stores and label files when they are asked for, and holds a bounded number
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from wsi_pipeline.store import PatchStore
     from wsi_pipeline.types import Predictions, StainMatrix
 
+OpenSlide = Callable[..., Slide]
+
 STORES_KEPT = 16
 """Patch stores held open: a few megabytes each, mostly masks and thumbnails."""
 
@@ -55,10 +57,14 @@ class Slides:
     ----------
     folder : ResultsFolder
         The folder.
+    open_one : callable
+        Opens the file of a slide, as :func:`~wsi_pipeline.slide.open.open_slide` does, the default;
+        :class:`~wsi_pipeline.run.apart.SlidesApart` survives what decoders do.
     """
 
-    def __init__(self, folder: ResultsFolder) -> None:
+    def __init__(self, folder: ResultsFolder, open_one: OpenSlide = open_slide) -> None:
         self.folder = folder
+        self._open_one = open_one
         self.opened = OpenSlides(self._open)
         self.tiles = TileServer(self.opened, self._stains)
         self._store = lru_cache(STORES_KEPT)(self._open_store)
@@ -206,7 +212,7 @@ class Slides:
         config = self.folder.config().read
         record = self.folder.record(slide_id)
         table = record.slide.get("mpp") if record.slide.get("mpp_source") == "table" else None
-        return open_slide(self.folder.slide_path(slide_id), config, table, slide_id=slide_id)
+        return self._open_one(self.folder.slide_path(slide_id), config, table, slide_id=slide_id)
 
     def _stains(self, slide_id: str) -> StainMatrix:
         return self.store(slide_id).stain.matrix

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class Reader(ABC):
         Level-0 px per px of each level, ascending from 1; the mean of both axes.
     """
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, path: Path, header: SlideHeader) -> None:
         self.path = path

@@ -47,6 +47,16 @@ class DeadlyPath(PosixPath):
         return super().__fspath__()
 
 
+class BadIsDeadlyPath(PosixPath):
+    """A place below which a worker process dies of what is called bad, and of nothing else."""
+
+    def __fspath__(self) -> str:
+        place = super().__fspath__()
+        if "pytest" not in sys.modules and "bad" in Path(place).parts:
+            os.abort()
+        return place
+
+
 def linked(slide: Path, folder: Path, *names: str) -> list[SlideJob]:
     """Make slides of several names out of one file."""
     folder.mkdir(parents=True, exist_ok=True)

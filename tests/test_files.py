@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsi_pipeline.errors import OutputError
-from wsi_pipeline.files import locked, replace_atomically
+from wsi_pipeline.files import locked, replace_atomically, require_folder
 
 
 def test_the_file_appears_whole_under_its_name(tmp_path: Path) -> None:
@@ -63,3 +63,16 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
 
     with locked(folder, wait_seconds=10):  # the system lifts the lock of a process that is gone
         assert folder.is_dir()
+
+
+def test_what_cannot_become_a_folder_of_results_is_named(tmp_path: Path) -> None:
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to(tmp_path / "gone")
+    file.touch()
+
+    with pytest.raises(OutputError, match=rf"link to {tmp_path / 'gone'}, which does not exist"):
+        require_folder(link)
+    with pytest.raises(OutputError, match="is a file"):
+        require_folder(file)
+    require_folder(tmp_path)
+    require_folder(tmp_path / "new")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,23 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from tests.runs import bluer
+from tests.runs import BadIsDeadlyPath, Bluer, bluer
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelMismatchError, StoreNotFoundError
+from wsi_pipeline.predict.trained import TrainedEncoder
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.class_map import ClassRule
 from wsi_pipeline.results.finished import Finished
 from wsi_pipeline.results.views import draw_heatmap
+from wsi_pipeline.run.features import run_features
+from wsi_pipeline.run.folder import RunOptions
 from wsi_pipeline.run.one_store import Predicted, predict_slide
+from wsi_pipeline.run.outcome import Status
+from wsi_pipeline.run.records import Records
+from wsi_pipeline.run.stores import predict_stores
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.store.find import find_stores
+from wsi_pipeline.types import EncoderSpec
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -81,3 +89,48 @@ def test_stores_are_found_by_their_folder(store: PatchStore, tmp_path: Path) -> 
     assert [found.path for found in find_stores([store.path.parents[1]])] == [store.path]
     with pytest.raises(StoreNotFoundError, match="wsi-pipeline preprocess"):
         find_stores([tmp_path])
+
+
+@pytest.fixture
+def two_stores(store: PatchStore, tmp_path: Path) -> list[Path]:
+    """Copies of a store, of which the first ends the process that opens it."""
+    copies = [BadIsDeadlyPath(tmp_path / "out" / name / "patches.zarr") for name in ("bad", "good")]
+    for copy in copies:
+        shutil.copytree(store.path, copy)
+    return list(copies)
+
+
+@pytest.mark.slow
+def test_a_store_that_ends_its_process_costs_itself_also_when_tried_again(
+    two_stores: list[Path],
+) -> None:
+    for reused in (False, True):
+        (report,) = predict_stores(two_stores, RunOptions(out=Path()), model=bluer()).values()
+
+        bad, good = report.outcomes
+        assert (bad.status, good.status) == (Status.FAILED, Status.DONE)
+        assert "SIGABRT" in (bad.error or "")
+        assert good.reused is reused
+    records = Records(two_stores[0].parents[1])
+    assert [(o.slide_id, o.status) for o in records.shown()] == [
+        ("bad", Status.FAILED),
+        ("good", Status.DONE),
+    ]
+
+
+@pytest.mark.slow
+def test_features_of_the_other_stores_are_made_when_one_ends_its_process(
+    two_stores: list[Path], tmp_path: Path
+) -> None:
+    jobs = [SlideJob(path=path, slide_id=path.parent.name) for path in two_stores]
+    options = RunOptions(out=tmp_path / "features", config=load_config())
+
+    spec = EncoderSpec(
+        name="means", mpp=0.5, patch_px=256, mean=(0.0, 0.0), std=(1.0, 1.0), input="he", features=2
+    )
+    encoder = TrainedEncoder(module=Bluer(), spec=spec, fingerprint="c" * 64, trained_on="nothing")
+    bad, good = run_features(jobs, options, encoder).outcomes
+
+    assert "SIGABRT" in (bad.error or "")
+    assert (bad.status, good.error) == (Status.FAILED, None)
+    assert (tmp_path / "features" / "good.h5").exists()

@@ -332,6 +332,22 @@ def test_a_record_of_another_slide_counts_for_nothing(tmp_path: Path) -> None:
     assert len(records.damaged()) == 2
 
 
+def test_a_folder_in_the_place_of_a_record_costs_its_slide(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    place = tmp_path / ".wsi-pipeline" / "slides" / "a" / "patches.json"
+    place.mkdir(parents=True)
+    slides = [journey(name, Leg(Lane.FINISH, done)) for name in "ab"]
+
+    with lanes() as by_name:
+        bad, good = Traffic(records, by_name, 1, "run").outcomes(slides)
+
+    assert (bad.status, good.status) == (Status.FAILED, Status.DONE)
+    assert str(place) in (bad.error or "")
+    assert "remove it" in bad.hint
+    assert records.damaged() == [place]
+    assert records.read("a") is None
+
+
 def test_views_survive_the_loss_of_the_runs(tmp_path: Path) -> None:
     records = Records(tmp_path)
     with pytest.raises(ReportError):

@@ -96,6 +96,25 @@ def locked(folder: Path, *, name: str = LOCK_NAME, wait_seconds: float = 0) -> I
         lock.release()
 
 
+def require_folder(out: Path) -> None:
+    """Refuse what cannot become a folder of results.
+
+    Raises
+    ------
+    OutputError
+        If it is a file, or a link that leads nowhere.
+    """
+    if out.is_dir():
+        return
+    if out.is_symlink() and not out.exists():
+        raise OutputError(
+            f"{out} is a link to {out.readlink()}, which does not exist; mend it, mount what it "
+            f"leads to, or choose another --out"
+        )
+    if out.exists():
+        raise OutputError(f"{out} is a file; choose another --out")
+
+
 def require_inside(out: Path, *paths: Path) -> None:
     """Refuse names in a folder that lead out of it, by way of a link.
 

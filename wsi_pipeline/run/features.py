@@ -239,7 +239,7 @@ def _encode(
     facts: dict[str, Any] = {"status": Status.DONE}
     if is_store(job.path):
         store = PatchStore.open(job.path)
-        write_store_features(store, options, tools.progress)
+        write_store_features(store, options, tools.progress, slide_id=job.slide_id)
         facts = describe_slide(job, store)
     elif (done := write_slide_features(job, options, tools.progress)) is not None:
         facts = describe_slide(job, done.patches) | {"seconds": done.seconds}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.files import require_inside
+from wsi_pipeline.files import require_folder, require_inside
 from wsi_pipeline.run.journeys import Journey, Traffic
 from wsi_pipeline.run.lanes import Lane, StepNews, ThreadLane, WorkLane
 from wsi_pipeline.run.log import logging_to
@@ -231,6 +231,7 @@ def _begin(
         share=(share.index, share.count),
         where="" if options.names else os.fspath(Path.cwd()),
     )
+    require_folder(options.out)
     require_inside(options.out, records.folder)
     try:
         records.adopt(options.out / RECORD_NAME)

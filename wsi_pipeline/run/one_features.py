@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,11 @@ class FeatureOptions:
 
 
 def write_store_features(
-    store: PatchStore, options: FeatureOptions, progress: Progress | None = None
+    store: PatchStore,
+    options: FeatureOptions,
+    progress: Progress | None = None,
+    *,
+    slide_id: str | None = None,
 ) -> Path:
     """Write the features of every patch of a store.
 
@@ -63,6 +67,8 @@ def write_store_features(
         Where and how. A file of the same patches by the same encoder is kept as it is.
     progress : Progress or None
         Told of every batch.
+    slide_id : str or None
+        Name of the slide; that in the store if None.
 
     Returns
     -------
@@ -76,11 +82,12 @@ def write_store_features(
     ModelOutputError
         If it gives values that are no numbers.
     """
-    path = feature_file(options.out, store.slide.slide_id, options.layout)
+    slide_id = slide_id or store.slide.slide_id
+    path = feature_file(options.out, slide_id, options.layout)
     predict = options.config.predict
     if not is_current(path, store_vectors(store, options.encode, predict)):
         features = features_of_store(store, options.encode, predict, progress)
-        write_features(options.out, features, options.layout)
+        write_features(options.out, replace(features, slide_id=slide_id), options.layout)
     return path
 
 

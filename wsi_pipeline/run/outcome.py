@@ -184,6 +184,10 @@ def _hint(error: Exception) -> str:
         return ""
     if isinstance(error, MemoryError):
         return "give the run more memory, or fewer --workers and --slides-at-once"
+    if isinstance(error, IsADirectoryError):
+        return "a folder lies where a file belongs: remove it, then run again"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "a file lies where a folder belongs: remove it, then run again"
     if isinstance(error, OSError):
         return "check free space, rights and the connection of the disk; then run again"
     return "not foreseen: the log of the run has the traceback; the other slides are not affected"

@@ -188,6 +188,9 @@ class Records:
             return self._parse(file)
         except FileNotFoundError:
             return None
+        except IsADirectoryError:
+            logger.warning("%s is a folder in the place of a record; remove it", file)
+            return None
         except (OSError, ValueError) as error:
             logger.warning("record %s is damaged (%s): its slide counts as not done", file, error)
             return None

@@ -169,10 +169,13 @@ def _unfinished(outcomes: list[SlideOutcome]) -> tuple[str, ...]:
 
 def _damaged_records(records: Records, out: Path) -> Iterator[Damage]:
     for file in records.damaged():
+        misplaced = file.is_dir()
         yield Damage(
             file=file.relative_to(out).as_posix(),
-            reason="the record does not agree with its checksum",
-            redo="the same command as before",
+            reason="a folder is in the place of a record"
+            if misplaced
+            else "the record does not agree with its checksum",
+            redo=("remove the folder, then " if misplaced else "") + "the same command as before",
         )
 
 

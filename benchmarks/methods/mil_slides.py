@@ -1,12 +1,14 @@
 """Slide labels from features of patches, on a cohort whose truth is known; rows of ``results.csv``.
 
     python benchmarks/methods/mil_slides.py FOLDER --models dsmil abmil mean max --seeds 0 1 2
+    python benchmarks/methods/mil_slides.py FOLDER --bundle clubyol
 
 ``FOLDER`` is given (and keeps) synthetic slides of 1.5 by 1.5 mm. Half of them have a focus of
 tumour, 200 to 400 um wide, in tissue without any; the others have the same tissue without it, so
 a slide is positive because of a few of its hundred tiles. Features are those of a bundle: the
-embedded one by default, or one of CluBYOL or any other method (``--bundle``). Cross-validation is
-by slide; seeds divide into other folds.
+embedded one by default, which was trained with labels of such tissue, or any other. ``clubyol`` is
+made where it is missing, without labels, from twelve slides that are not in the cohort.
+Cross-validation is by slide; seeds divide into other folds.
 """
 
 from __future__ import annotations
@@ -15,21 +17,25 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rows import RESULTS, Planned, carry_out
+from wsi_models.devices import launch
+from wsi_models.experiment import BUNDLE_FOLDER, run_experiment
 from wsi_models.mil.bags import Bags
 from wsi_models.mil.config import MODEL_NAMES, MilRecipe
 from wsi_models.mil.cross_validation import cross_validate
+from wsi_models.recipe import Recipe
 
 from wsi_pipeline.config import load_config
-from wsi_pipeline.models import load_encoder, model_defaults
+from wsi_pipeline.models import encoder_defaults, load_encoder
 from wsi_pipeline.predict.features import EncodeOptions, features_of_store
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import Content, write_synthetic_slide
+from wsi_pipeline.training_data import LabelMap, TrainingData
 from wsi_pipeline.types import NoProgress
 
 if TYPE_CHECKING:
@@ -38,10 +44,35 @@ if TYPE_CHECKING:
 SIDE_PX, MPP = 3072, 0.5
 FOCUS_UM = (200.0, 400.0)
 
+CLUBYOL = "clubyol"
+OTHERS = range(100, 112)
+"""Slides that features are learnt from, numbered beyond those of the cohort."""
+
+LEARNING: dict[str, Any] = {
+    "name": CLUBYOL,
+    "split": {"validation": 0.2, "test": 0.0},
+    "train": {"epochs": 6, "iterations": 40, "seed": 0},
+    "method": {
+        "method": CLUBYOL,
+        "unlabelled_per_step": 32,
+        "alpha": 0.5,
+        "clusters": 20,
+        "projected": 256,
+        "predictor_hidden": 1024,
+        "cluster_hidden": 256,
+        "encoder": {"name": "small", "planes": (16, 32, 64, 128)},
+        "views": {"patch_px": 128},
+        "optimisation": {"lr": 0.1},
+    },
+}
+"""Small, for one thread of a processor; what differs from ``clubyol.toml`` is for that."""
+
 
 def main() -> None:
     """Make what is missing, train, test and print."""
     options = parse()
+    if options.bundle == CLUBYOL:
+        options.bundle = str(learn_features(options.folder))
     bags = cohort(options.folder, options.slides, options.bundle)
     name = Path(options.bundle).name
     for seed in options.seeds:
@@ -86,21 +117,50 @@ def cohort(folder: Path, count: int, bundle: str) -> Bags:
     )
 
 
-def _features(folder: Path, index: int, bundle: str) -> NDArray[np.float32]:
-    path = folder / Path(bundle).name / f"{index:02d}.npy"
-    if path.exists():
-        return np.asarray(np.load(path), dtype=np.float32)
+def learn_features(folder: Path) -> Path:
+    """Train CluBYOL on slides that are not in the cohort, unless that is done; give its bundle."""
+    run = folder / "clubyol-run"
+    bundle = folder / CLUBYOL
+    if not bundle.exists():
+        config = load_config(overrides={"store": {"keep_rgb": True}})
+        stores = [
+            preprocess_slide(
+                SlideJob(path=write_slide(folder, index), slide_id=f"{index:02d}"),
+                folder / f"colours-{index:02d}.zarr",
+                config,
+            ).store
+            for index in OTHERS
+        ]
+        source = TrainingData(stores, LabelMap())
+        run_experiment(Recipe.model_validate(LEARNING), source, run, launch("cpu"))
+        (run / BUNDLE_FOLDER).rename(bundle)
+    return bundle
+
+
+def write_slide(folder: Path, index: int) -> Path:
+    """Write a slide of the cohort, every second one with a focus, unless it is there."""
     slide = folder / f"{index:02d}.tif"
     if not slide.exists():
         folder.mkdir(parents=True, exist_ok=True)
         width = float(np.random.default_rng(index).uniform(*FOCUS_UM))
         focus = "tumor" if index % 2 else None
         content = Content(without="tumor", focus=focus, focus_um=width)
-        write_synthetic_slide(slide, (SIDE_PX, SIDE_PX), MPP, seed=500 + index, content=content)
+        partial = folder / f"partial-{index:02d}.tif"
+        write_synthetic_slide(partial, (SIDE_PX, SIDE_PX), MPP, seed=500 + index, content=content)
+        partial.rename(slide)
+    return slide
+
+
+def _features(folder: Path, index: int, bundle: str) -> NDArray[np.float32]:
+    path = folder / f"features-{Path(bundle).name}" / f"{index:02d}.npy"
+    if path.exists():
+        return np.asarray(np.load(path), dtype=np.float32)
+    slide = write_slide(folder, index)
     encoder = load_encoder(bundle)
-    config = load_config(overrides=model_defaults(encoder))
+    config = load_config(overrides=encoder_defaults(encoder))
     job = SlideJob(path=slide, slide_id=slide.stem)
-    store = preprocess_slide(job, folder / f"{slide.stem}.zarr", config).store
+    name = f"{slide.stem}-{config.tile.patch_size}-{config.store.keep_rgb}.zarr"
+    store = preprocess_slide(job, folder / name, config).store
     found = features_of_store(store, EncodeOptions(encoder=encoder), config.predict).features
     path.parent.mkdir(exist_ok=True)
     np.save(path, found)
@@ -114,7 +174,9 @@ def fold_means(
     train = {"epochs": options.epochs, "folds": options.folds, "validation": 0, "seed": seed}
     recipe = MilRecipe.model_validate({"model": {"model": model}, "train": train})
     judged = cross_validate(recipe, bags, torch.device("cpu"), NoProgress())
-    summary = {name: spread.mean for name, spread in judged.result.summary().items()}
+    summary: dict[str, float | str] = {
+        name: spread.mean for name, spread in judged.result.summary().items()
+    }
     print(f"{model}, seed {seed}: {json.dumps(summary)}", flush=True)
     return summary
 

@@ -31,7 +31,7 @@ from wsi_models.recipe import Recipe
 
 from wsi_pipeline.config import load_config
 from wsi_pipeline.models import encoder_defaults, load_encoder
-from wsi_pipeline.predict.features import EncodeOptions, features_of_store
+from wsi_pipeline.predict.unstored import encode_directly
 from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.synthetic import Content, write_synthetic_slide
@@ -159,9 +159,7 @@ def _features(folder: Path, index: int, bundle: str) -> NDArray[np.float32]:
     encoder = load_encoder(bundle)
     config = load_config(overrides=encoder_defaults(encoder))
     job = SlideJob(path=slide, slide_id=slide.stem)
-    name = f"{slide.stem}-{config.tile.patch_size}-{config.store.keep_rgb}.zarr"
-    store = preprocess_slide(job, folder / name, config).store
-    found = features_of_store(store, EncodeOptions(encoder=encoder), config.predict).features
+    found = encode_directly(job, encoder, config).features
     path.parent.mkdir(exist_ok=True)
     np.save(path, found)
     return found

@@ -26,6 +26,7 @@ from wsi_models.encoders.lite_network import LiteEncoder
 from wsi_models.encoders.onnx_network import OnnxEncoder
 from wsi_models.encoders.timm_network import TimmEncoder
 from wsi_models.encoders.weights import Weights, read_encoder_weights
+from wsi_models.parts.shapes import without_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,7 +211,7 @@ def load_encoder(
     if card.weights is None or initial:
         return _ready(card, encoder.build(), None)
     found = read_encoder_weights(card, weights, allow_download=allow_download)
-    with torch.device("meta"):
+    with without_values():
         module = encoder.build()
     _fill(module, card, found)
     return _ready(card, module, found)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsi_files import UnreadableError, read_bounded
@@ -22,6 +21,7 @@ from wsi_models.model_folder import (
     require_weights,
     write_model_folder,
 )
+from wsi_models.parts.shapes import without_values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,5 +166,5 @@ def is_slide_model(folder: Path) -> bool:
 
 def _shapes(config: SlideModelConfig) -> Head:
     """Build the head without values; the random state stays as it is."""
-    with torch.device("meta"):
+    with without_values():
         return build_head(config.model, config.feature_count, len(config.class_names))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, overload
 
-import torch
 from pydantic import Field
 
 from wsi_models.networks.class_m import ClassMNetwork
@@ -15,6 +14,7 @@ from wsi_models.networks.cluster_network import ClusterNetwork
 from wsi_models.networks.rgb_network import EmbeddingNetwork, RgbNetwork
 from wsi_models.parts.backbone import MAX_WIDTH, EncoderConfig, build_encoder, untrained
 from wsi_models.parts.choices import Choices
+from wsi_models.parts.shapes import without_values
 
 if TYPE_CHECKING:
     from wsi_models.parts.patch_network import PatchNetwork
@@ -140,7 +140,7 @@ def network_shapes(config: NetworkConfig, class_count: int, patch_px: int) -> Pa
 
     Parameters and errors are those of :func:`build_network`; no starting weights are sought.
     """
-    with torch.device("meta"):
+    with without_values():
         return build_network(without_weights(config), class_count, patch_px)
 
 

@@ -133,7 +133,8 @@ def test_dicom_that_says_it_is_no_slide_is_left_out(tmp_path: Path) -> None:
     write_series(tmp_path)
     write_instance(tmp_path / "annotations.dcm", "9.9", of="1.2.840.10008.5.1.4.1.1.91.1")
     write_instance(tmp_path / "scan.dcm", "1.2.3.4", of="1.2.840.10008.5.1.4.1.1.77.1.6")
-    assert named(tmp_path) == [tmp_path]
+    assert named(tmp_path) == named(tmp_path / "*.dcm") == [tmp_path]
+    assert named(tmp_path / "annotations.dcm") == [tmp_path / "annotations.dcm"]
     assert len(series_files(tmp_path)) == 5
 
 

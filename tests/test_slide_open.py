@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -369,3 +370,14 @@ def test_bad_slides_fail_with_their_name(data_dir: Path) -> None:
         slide.overview(8.0)
     with pytest.raises(UnsupportedSlideError, match=r"pathml_small_dicom\.dcm"):
         open_slide(slides / "pathml_small_dicom.dcm")
+
+
+def test_pipes_and_devices_are_no_slides(tmp_path: Path) -> None:
+    pipe, device = tmp_path / "a.svs", tmp_path / "b.tif"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(SlideReadError, match="a pipe or a device"):
+            open_slide(path)
+        with pytest.raises(SlideReadError, match="a pipe or a device"):
+            slide_files(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,15 +187,28 @@ def _series_of(folder: Path) -> list[Path]:
 def _join_instances(files: Sequence[Path]) -> list[Path]:
     """Put one name in place of the several files of a DICOM series; others stay as they are."""
     together: dict[tuple[Path, str], list[Path]] = {}
+    instances = {file for file in files if file.suffix.lower() == _DICOM and file.is_file()}
+    others = _other_objects(instances)
     for file in files:
-        is_instance = file.suffix.lower() == _DICOM and file.is_file()
-        key = (file.parent, series_uid(file)) if is_instance else (file, "")
+        if file in others:
+            continue
+        key = (file.parent, series_uid(file)) if file in instances else (file, "")
         together.setdefault(key, []).append(file)
     joined = []
     for (folder, _), members in together.items():
         named = _series_of(folder) if len(members) > 1 else members
         joined.append(folder if named == [folder] else members[0])
     return joined
+
+
+def _other_objects(instances: Collection[Path]) -> set[Path]:
+    """Find annotations and reports that a pattern took along with the instances of a slide."""
+    others: set[Path] = set()
+    for folder in {file.parent for file in instances} if len(instances) > 1 else ():
+        named = {file for file in instances if file.parent == folder}
+        slides = named & set(dicom_files(folder))
+        others |= named - slides if slides else set()
+    return others
 
 
 def _with_unique_ids(jobs: Sequence[SlideJob]) -> list[SlideJob]:

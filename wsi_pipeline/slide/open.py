@@ -21,7 +21,7 @@ from wsi_pipeline.config import ReadConfig
 from wsi_pipeline.errors import SlideReadError
 from wsi_pipeline.slide.geometry import level_for_mpp
 from wsi_pipeline.slide.ids import slide_stem
-from wsi_pipeline.slide.readers import Reader, open_reader
+from wsi_pipeline.slide.readers import Reader, open_reader, require_file
 from wsi_pipeline.slide.readers.dicom import series_files
 from wsi_pipeline.slide.readers.resolution import resolve_mpp
 from wsi_pipeline.slide.resampling import average_areas, resize_square
@@ -321,7 +321,13 @@ def slide_files(path: Path) -> tuple[Path, ...]:
     -------
     tuple of Path
         The DICOM series, the MIRAX file with its folder of the same name, or the file itself.
+
+    Raises
+    ------
+    SlideReadError
+        If there is no such file or folder.
     """
+    require_file(path)
     if path.is_dir() or path.suffix.lower() == ".dcm":
         return series_files(path)
     if path.suffix.lower() == ".mrxs" and path.with_suffix("").is_dir():

@@ -13,7 +13,7 @@ from wsi_pipeline.slide.readers.base import NotBrightfieldError, Reader, SlideHe
 from wsi_pipeline.slide.readers.registry import SlideFormat, find_format
 from wsi_pipeline.slide.readers.resolution import MppCandidate
 
-__all__ = ["MppCandidate", "Reader", "SlideFormat", "SlideHeader", "open_reader"]
+__all__ = ["MppCandidate", "Reader", "SlideFormat", "SlideHeader", "open_reader", "require_file"]
 
 
 def open_reader(path: Path, choice: str = ReaderName.AUTO) -> Reader:
@@ -41,7 +41,7 @@ def open_reader(path: Path, choice: str = ReaderName.AUTO) -> Reader:
     ConfigError
         If there is no reader of that name.
     """
-    _require_file(path)
+    require_file(path)
     refusals: list[str] = []
     for name in READERS.names if choice == ReaderName.AUTO else (choice,):
         try:
@@ -63,9 +63,18 @@ def open_reader(path: Path, choice: str = ReaderName.AUTO) -> Reader:
     )
 
 
-def _require_file(path: Path) -> None:
-    if path.exists():
+def require_file(path: Path) -> None:
+    """Refuse what is no file or folder, before whoever opens it waits without end.
+
+    Raises
+    ------
+    SlideReadError
+        Saying what it is instead.
+    """
+    if path.is_file() or path.is_dir():
         return
+    if path.exists():
+        raise SlideReadError(f"{path} is a pipe or a device, not the file of a slide", path=path)
     if path.is_symlink():
         raise SlideReadError(
             f"{path} is a link to {path.readlink()}, which does not exist; mend the link, or mount "

@@ -8,6 +8,9 @@ Usage::
 
 ``loop`` paints strokes on one region per name of AREAS (GeoJSON), then on a second one, trains, and
 tells how much of the other regions each map has right. Nobody thinks or hesitates in it.
+
+A browser gives its own threads the priority of any program, whatever it was started with. On a
+machine that others use, ``--before-others`` (root) puts it before them, and so measures the page.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -41,6 +45,11 @@ PROGRAM = [sys.executable, "-c", "from wsi_pipeline.cli import main; main()"]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WAIT_MS = 1_200_000
 WIDTH, HEIGHT = 1280, 800
+NICE = -17
+"""Before the programs of people who are nice to themselves."""
+
+FIRST_TILE = "performance.getEntriesByName('first tile')[0]?.startTime"
+"""When the first tile was drawn, ms after the page was asked for, by the browser's clock."""
 
 FRAMES = """() => new Promise((resolve) => {
     const gaps = [];
@@ -54,6 +63,36 @@ FRAMES = """() => new Promise((resolve) => {
     requestAnimationFrame(tick);
 })"""
 """Gaps between the frames of four seconds, ms."""
+
+
+@contextmanager
+def before_others(root: int) -> Iterator[None]:
+    """Keep the threads of a process and of all that it starts before those of other programs."""
+    ended = Event()
+
+    def lift() -> None:
+        while not ended.wait(0.05):
+            for thread in _threads(root):
+                with suppress(OSError):  # it ended
+                    if os.getpriority(os.PRIO_PROCESS, thread) > NICE:
+                        os.setpriority(os.PRIO_PROCESS, thread, NICE)
+
+    lifting = Thread(target=lift, daemon=True)
+    lifting.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        lifting.join()
+
+
+def _threads(process: int) -> Iterator[int]:
+    """Find the threads of a process and of those it started."""
+    for folder in Path(f"/proc/{process}/task").glob("*"):
+        yield int(folder.name)
+        with suppress(OSError):
+            for child in (folder / "children").read_text(encoding="ascii").split():
+                yield from _threads(int(child))
 
 
 def command(*words: str) -> None:
@@ -132,9 +171,9 @@ def measure_panning(folder: Path, side: int) -> list[tuple[str, str]]:
         begun = time.perf_counter()
         page.goto(address)
         page.wait_for_selector("body[data-ready]")
-        while not tiles:
+        ready = time.perf_counter() - begun
+        while (first := page.evaluate(FIRST_TILE)) is None:
             page.wait_for_timeout(10)
-        first = time.perf_counter() - begun
         box = page.locator("#panes").bounding_box()
         assert box is not None
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -153,7 +192,8 @@ def measure_panning(folder: Path, side: int) -> list[tuple[str, str]]:
         page.wait_for_timeout(1500)
         now, most = memory_mib(server)
         return [
-            (f"slide of {side} px: first tile in the browser", f"{first:.2f} s"),
+            (f"slide of {side} px: first tile drawn", f"{first / 1000:.2f} s"),
+            ("everything there", f"{ready:.2f} s"),
             ("frames while panning", _spread(gaps)),
             (f"{len(tiles)} tiles while panning", _spread(np.array(tiles))),
             ("server before, after, at most", f"{before}, {now}, {most} MiB"),
@@ -280,6 +320,14 @@ def _since(start: float) -> str:
     return f"{time.perf_counter() - start:.0f} s"
 
 
+def _measure(options: argparse.Namespace) -> list[tuple[str, str]]:
+    if options.what == "list":
+        return measure_list(options.folder, options.slides)
+    if options.what == "pan":
+        return measure_panning(options.folder, options.side)
+    return measure_loop(options.folder, options.slide, options.areas)
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(
@@ -291,14 +339,13 @@ def main() -> None:
     parser.add_argument("areas", type=Path, nargs="?")
     parser.add_argument("--slides", type=int, default=5000)
     parser.add_argument("--side", type=int, default=40_000)
+    parser.add_argument("--before-others", action="store_true")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    if options.what == "list":
-        rows = measure_list(options.folder, options.slides)
-    elif options.what == "pan":
-        rows = measure_panning(options.folder, options.side)
-    else:
-        rows = measure_loop(options.folder, options.slide, options.areas)
+    with ExitStack() as stack:
+        if options.before_others:
+            stack.enter_context(before_others(os.getpid()))
+        rows = _measure(options)
     print(table(["what", "measured"], rows))
     print(json.dumps({"load": os.getloadavg(), "cores": os.cpu_count()}))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +28,7 @@ from wsi_pipeline.preprocess.slide_store import preprocess_slide
 from wsi_pipeline.results.export.attention import TileAttention, write_attention_table
 from wsi_pipeline.results.export.parquet import read_predictions
 from wsi_pipeline.run.apart import SlidesApart
-from wsi_pipeline.run.outcome import RunReport
+from wsi_pipeline.run.outcome import RunReport, Status
 from wsi_pipeline.slide.inputs import find_slides
 from wsi_pipeline.slide.job import SlideJob
 from wsi_pipeline.slide.open import Slide, open_slide
@@ -186,6 +187,31 @@ def test_a_tile_is_shown_with_the_pixels_of_its_patch(
         patch = slide.read_region((x, y), (256, 256), 0.5)
     assert np.abs(shown.astype(int) - patch).mean() < 6  # JPEG
     assert client.get(f"/api/slides/a/patch/{len(store)}").status_code == 404
+
+
+def test_the_page_begins_with_the_slide_wanted_or_the_first_that_can_be_shown(
+    results: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(results, tmp_path / "out"))
+    with client_of(view_of(out)) as client:
+        for wanted, seen in [("", "a"), ("?slide=b", "b"), ("?slide=..", "a"), ("?slide=x", "a")]:
+            about = client.get(f"/api/first{wanted}").json()
+            assert about == client.get(f"/api/slides/{seen}").json()
+        report = RunReport.read(out / "run.json")
+        failed = [replace(o, status=Status.FAILED, error="no slide") for o in report.outcomes]
+        replace(report, outcomes=(failed[0], *report.outcomes[1:])).write(out / "run.json")
+        assert client.get("/api/first").json()["id"] == "b"
+        replace(report, outcomes=tuple(failed)).write(out / "run.json")
+        assert client.get("/api/first").json() is None
+
+
+def test_all_modules_of_the_page_are_fetched_at_once(client: TestClient) -> None:
+    page = client.get("/").text
+    folder = app_module.static_folder()
+    for module in folder.glob("*.js"):
+        assert page.count(f'"/static/{module.name}"') == 1, module.name
+    named = re.findall(r'(?:src|href)="/static/([^"]+)"', page)
+    assert all((folder / name).is_file() for name in named)
 
 
 def test_maps_of_attention_are_shown_by_percentile(client: TestClient, results: Path) -> None:

@@ -185,6 +185,10 @@ def _page_routes(view: View) -> list[Route]:
             }
         )
 
+    def first(request: Request) -> Response:
+        slide_id = view.slides.first(request.query_params.get("slide", ""))
+        return JSONResponse(None if slide_id is None else view.slides.describe(slide_id))
+
     def classes(_: Request) -> Response:
         return JSONResponse([_plain(entry) for entry in view.classes()])
 
@@ -194,6 +198,7 @@ def _page_routes(view: View) -> list[Route]:
 
     return [
         Route("/api/results", results),
+        Route("/api/first", first),
         Route("/api/classes", classes, methods=["GET"]),
         Route("/api/classes", _with_json(keep_classes), methods=["POST"]),
     ]

@@ -126,15 +126,26 @@ class Slides:
                 self._label_files.setdefault(key, LabelFile(path, slide.info, given))
         return self._label_files[key]
 
+    def first(self, wanted: str) -> str | None:
+        """Name the slide that the page begins with: the one wanted, else the first of the run.
+
+        None if every slide failed.
+        """
+        records = self.folder.records()
+        if wanted in records and is_plain(wanted):
+            return wanted
+        shown = (o.slide_id for o in records.values() if o.status is not Status.FAILED)
+        return next(filter(is_plain, shown), None)
+
     def warm_up(self) -> None:
         """Read the first tile of the first slide, so that who opens it does not wait for decoders.
 
         What is wrong with a slide is told to whoever opens it.
         """
-        done = (o.slide_id for o in self.folder.records().values() if o.status is Status.DONE)
-        first = next(done, None)
+        first = self.first("")
         if first is not None:
             with suppress(WsiPipelineError, NotInResults):
+                self.describe(first)
                 self.tiles.tile(first, "rgb", 0, 0, 0)
 
     def close(self) -> None:

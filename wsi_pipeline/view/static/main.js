@@ -1,6 +1,6 @@
 // The page: one slide at a time, its maps and labels, and the panels that change them.
 
-import { get } from "./api.js";
+import { get, slideUrl } from "./api.js";
 import { byId, h, notify } from "./dom.js";
 import { Labels } from "./labels.js";
 import { fetchGrid, fetchMap, fetchMask, makeGrid, paintMap, paintMask, tileAt, tileBox, valuesAt } from "./maps.js";
@@ -56,33 +56,38 @@ class Page {
   async open(id, place = null) {
     if (innerWidth <= 800) document.body.classList.add("no-list");
     try {
-      const about = await get(`/api/slides/${encodeURIComponent(id)}`);
-      this.about = about;
-      this.learning.reset();
-      this.maps.clear();
-      this.mask = null;
-      this.preview = null;
-      this.grid = null;
-      this.tuning.reset();
-      const names = about.maps.map(({ name }) => name);
-      change({
-        slide: id, map: names.includes(state.map) ? state.map : names[0] ?? "", map2: names.includes(state.map2) ? state.map2 : "",
-        ...(place ?? { x: null, y: null, zoom: null }),
-      }, { quiet: true });
-      byId("title").textContent = id;
-      document.title = `${id} · wsi-pipeline`;
-      this.list.mark(id);
-      this.#badges();
-      // the slide appears while all that lies over it is fetched
-      const [grid] = await Promise.all([fetchGrid(id, about.grid), this.labels.open(id), this.openTissue(), this.#loadMaps(), this.layout(place)]);
-      if (this.about !== about) return;
-      this.grid = grid;
-      this.panes.redraw();
-      this.fillPanel();
-      document.body.dataset.ready = id;
+      await this.show(await get(slideUrl(id)), place);
     } catch (error) {
       notify(`${id}: ${error.message}`);
     }
+  }
+
+  /** Show a slide that the server has told about. */
+  async show(about, place) {
+    const { id } = about;
+    this.about = about;
+    this.learning.reset();
+    this.maps.clear();
+    this.mask = null;
+    this.preview = null;
+    this.grid = null;
+    this.tuning.reset();
+    const names = about.maps.map(({ name }) => name);
+    change({
+      slide: id, map: names.includes(state.map) ? state.map : names[0] ?? "", map2: names.includes(state.map2) ? state.map2 : "",
+      ...(place ?? { x: null, y: null, zoom: null }),
+    }, { quiet: true });
+    byId("title").textContent = id;
+    document.title = `${id} · wsi-pipeline`;
+    this.list.mark(id);
+    this.#badges();
+    // the slide appears while all that lies over it is fetched
+    const [grid] = await Promise.all([fetchGrid(id, about.grid), this.labels.open(id), this.openTissue(), this.#loadMaps(), this.layout(place)]);
+    if (this.about !== about) return;
+    this.grid = grid;
+    this.panes.redraw();
+    this.fillPanel();
+    document.body.dataset.ready = id;
   }
 
   /** Lay out the panes as the view asks. */
@@ -201,7 +206,7 @@ class Page {
   async #trained({ map }) {
     if (!this.about) return;
     try {
-      this.about.maps = (await get(`/api/slides/${encodeURIComponent(this.about.id)}`)).maps;
+      this.about.maps = (await get(slideUrl(this.about.id))).maps;
       if (this.about.maps.some(({ name }) => name === map)) change({ view: "compare", map2: map });
     } catch (error) {
       notify(error.message);
@@ -365,14 +370,18 @@ async function begin() {
   if (innerWidth <= 800) document.body.classList.add("no-list");
   fillHelp();
   try {
+    // the list stays usable where the slide cannot be shown
+    const first = get(`/api/first?slide=${encodeURIComponent(state.slide)}`).catch((error) => { notify(error.message); });
     const [results, classes, tuned] = await Promise.all([get("/api/results"), get("/api/classes"), get("/api/tune")]);
     const page = new Page(results, classes);
     page.tuning.take(tuned);
-    const wanted = results.slides.some(({ id }) => id === state.slide) ? state.slide : results.slides.find(({ status }) => status !== "failed")?.id;
-    if (!wanted) { notify("No slide of this run can be shown; see index.html for why they failed."); return; }
-    page.trainings.refresh();
     if (!said.has("threshold")) state.threshold = page.tuning.threshold;
-    await page.open(wanted, state.zoom ? { x: state.x, y: state.y, zoom: state.zoom } : null);
+    const about = await first;
+    if (about === null) notify("No slide of this run can be shown; see index.html for why they failed.");
+    if (!about) return;
+    const seen = page.show(about, about.id === state.slide && state.zoom ? { x: state.x, y: state.y, zoom: state.zoom } : null);
+    page.trainings.refresh();
+    await seen;
   } catch (error) {
     notify(error.message);
   }

@@ -35,6 +35,7 @@ class Pane {
       },
     });
     this.viewer.addHandler("update-viewport", () => this.redraw());
+    this.viewer.addOnceHandler("tile-drawn", () => { performance.mark("first tile"); });
     this.viewer.addHandler("viewport-change", () => this.moved(this));
     new ResizeObserver(() => this.redraw()).observe(this.element);
     return new Promise((resolve) => { this.viewer.addOnceHandler("open", resolve); });

@@ -3,7 +3,7 @@
 import { slideUrl } from "./api.js";
 import { byId, h, percent } from "./dom.js";
 
-const AT_ONCE = 200; // entries made at a time; more appear when the list is scrolled to its end
+const AT_ONCE = 50; // entries made at a time; more appear when the list is scrolled to its end
 
 const ORDERS = {
   run: { text: "In the order of the run", of: null },

@@ -54,7 +54,7 @@ def test_bad_slides_are_recorded_and_the_rest_is_done(report: RunReport) -> None
         Status.DONE,
     )
     assert "broken.svs" in (broken.error or "")
-    assert "missing.svs" in (missing.error or "")
+    assert "missing.svs does not exist; check the name" in (missing.error or "")
 
 
 def test_the_record_holds_what_is_needed_to_repeat(report: RunReport, out: Path) -> None:

@@ -14,6 +14,7 @@ from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.files import require_inside
 from wsi_pipeline.preprocess.given import recipe_of
 from wsi_pipeline.run.marks import Mark, Stage, is_untouched, stamp
+from wsi_pipeline.slide.readers import require_file
 from wsi_pipeline.store.identity import recipe_hash
 
 if TYPE_CHECKING:
@@ -80,9 +81,12 @@ def store_origin(job: SlideJob, options: SlideOptions) -> dict[str, Any]:
 
     Raises
     ------
+    SlideReadError
+        If the slide is not there.
     OSError
-        If the slide or one of its annotation files is not there.
+        If one of its annotation files is not there.
     """
+    require_file(job.path)
     source = _source_stamp(job.path)
     recipe = recipe_of(job, options.config)
     return {"recipe": recipe_hash(recipe), "source": source}

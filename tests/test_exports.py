@@ -42,7 +42,7 @@ from wsi_pipeline.results.pictures import draw_classes
 from wsi_pipeline.results.pictures.sheet import MARGIN_PX, PANEL_PX, TITLE_PX
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.store.features import SlideFeatures
-from wsi_pipeline.types import Area
+from wsi_pipeline.types import Area, DicomImage
 
 MM2 = (0.5 / 1000) ** 2
 """Square millimetres of a level-0 pixel."""
@@ -249,6 +249,52 @@ def test_highdicom_reads_the_probabilities(tmp_path: Path, result: SlideResult) 
     assert measures.PixelSpacing == [0.004, 0.004]
     again = highdicom.seg.segread(exported("dicom", tmp_path, result))
     assert again.SOPInstanceUID == read.SOPInstanceUID
+
+
+class OfDicom:
+    """Records of a slide that is DICOM."""
+
+    def __init__(self, records: Any, dicom: DicomImage) -> None:
+        self._records = records
+        self.slide = replace(records.slide, dicom=dicom)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+
+def test_a_segmentation_refers_to_its_dicom_slide_in_its_coordinates(
+    tmp_path: Path, result: SlideResult
+) -> None:
+    known = DicomImage(
+        study="1.2.3",
+        series="1.2.3.4",
+        instance="1.2.3.4.5",
+        frame_of_reference="1.2.9",
+        origin_mm=(25.0, 50.0),
+        orientation=(0.0, -1.0, 0.0, -1.0, 0.0, 0.0),
+    )
+    own = SlideResult(records=OfDicom(result.records, known), found=result.found)
+    read = highdicom.seg.segread(exported("dicom", tmp_path, own))
+
+    (series,) = read.ReferencedSeriesSequence
+    (instance,) = series.ReferencedInstanceSequence
+    assert (read.StudyInstanceUID, read.FrameOfReferenceUID) == ("1.2.3", "1.2.9")
+    assert (series.SeriesInstanceUID, instance.ReferencedSOPInstanceUID) == ("1.2.3.4", "1.2.3.4.5")
+    assert read.SeriesInstanceUID != "1.2.3.4"
+    assert read.PatientID == ""
+    assert "no DICOM image" not in read.ContentDescription
+    # in um from the first pixel's centre: down the slide is -x, to its right -y
+    pixels = highdicom.spatial.PixelToReferenceTransformer.for_image(
+        read, for_total_pixel_matrix=True
+    )
+    centre = (result.heatmap.cell_px - 1) / 2 * result.mpp
+    cell = result.heatmap.cell_px * result.mpp
+    found = pixels(np.array([[0, 0], [1, 0], [0, 2]]))[:, :2] * 1000
+    expected = [[centre, centre], [centre, centre + cell], [centre + 2 * cell, centre]]
+    assert_allclose(found, np.array([25_000, 50_000]) - expected, atol=1e-3)
+
+    other = highdicom.seg.segread(exported("dicom", tmp_path, result))
+    assert "refers to no DICOM image" in other.ContentDescription
 
 
 def test_spatialdata_reads_tiles_and_tissue(tmp_path: Path, result: SlideResult) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 
@@ -15,8 +16,9 @@ from tests.contracts.reading import whole
 from tests.contracts.slide_files import halved, picture, write_pyramid
 from wsi_pipeline.errors import UnsupportedSlideError
 from wsi_pipeline.slide.inputs import find_slides
+from wsi_pipeline.slide.open import open_slide
 from wsi_pipeline.slide.readers import open_reader
-from wsi_pipeline.slide.readers.dicom import series_files, series_uid
+from wsi_pipeline.slide.readers.dicom import image_of, series_files, series_uid
 from wsi_pipeline.slide.readers.openslide_levels import sound_levels
 
 # --- DICOM ---
@@ -33,6 +35,40 @@ def test_a_dicom_slide_opens_by_its_folder_or_any_of_its_files(data_dir: Path) -
         with open_reader(file) as reader:
             np.testing.assert_array_equal(whole(reader), expected)
     assert series_files(folder) == series_files(files[3]) == tuple(files)
+
+
+@pytest.mark.data
+def test_a_dicom_slide_is_known_by_its_finest_level(data_dir: Path) -> None:
+    folder = data_dir / "slides" / "CMU-1-Small-Region_dicom"
+    heads = [pydicom.dcmread(file, stop_before_pixels=True) for file in folder.glob("*.dcm")]
+    (finest,) = (head for head in heads if head.TotalPixelMatrixColumns == 2220)
+    with open_slide(folder) as slide:
+        known = slide.info.dicom
+    assert known is not None
+    assert (known.study, known.series) == (finest.StudyInstanceUID, finest.SeriesInstanceUID)
+    assert known.instance == finest.SOPInstanceUID
+    assert known.frame_of_reference == finest.FrameOfReferenceUID
+    assert known.orientation == tuple(finest.ImageOrientationSlide)
+    assert known.origin_mm == (25.0, 50.0)
+    with open_slide(folder, named=False) as slide:
+        assert slide.info.dicom is None
+
+
+def test_a_header_without_all_identifiers_refers_to_nothing() -> None:
+    whole = {
+        **dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), "1.2"),
+        "FrameOfReferenceUID": "1.3",
+        **{f"ImageOrientationSlide[{i}]": str(i % 2) for i in range(6)},
+        "TotalPixelMatrixOriginSequence[0].XOffsetInSlideCoordinateSystem": "2.5",
+        "TotalPixelMatrixOriginSequence[0].YOffsetInSlideCoordinateSystem": "-1",
+    }
+    properties = {f"dicom.{key}": value for key, value in whole.items()}
+    known = image_of(properties)
+    assert known is not None
+    assert known.origin_mm == (2.5, -1.0)
+    for key in properties:
+        assert image_of({name: properties[name] for name in properties if name != key}) is None
+    assert image_of({**properties, "dicom.ImageOrientationSlide[0]": "left"}) is None
 
 
 @pytest.mark.data

@@ -54,7 +54,8 @@ def surveyed(
     SlideError, StainEstimationError, AnnotationError
         As :func:`wsi_pipeline.preprocess.slide_store.preprocess_slide`.
     """
-    with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
+    named = job.redaction is None
+    with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id, named=named) as slide:
         tiles = TileReader(slide)
         given = read_given(job, slide.info, config, recipe_of(job, config))
         with ThreadPoolExecutor(workers) as pool:

@@ -91,7 +91,8 @@ def preprocess_slide(
     """
     watch = Stopwatch()
     recipe = recipe_of(job, config)
-    with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id) as slide:
+    named = job.redaction is None
+    with open_slide(job.path, config.read, job.mpp, slide_id=job.slide_id, named=named) as slide:
         if _is_finished(path, recipe, slide.fingerprint(), overwrite=overwrite):
             store = PatchStore.open(path)
             require_he(store.stain, config.stain)

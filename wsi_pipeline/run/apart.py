@@ -170,6 +170,7 @@ def _open(source: _Source, tools: Tools) -> _Opened:
             objective_power=reader.objective_power,
             mpp_candidates=reader.mpp_candidates,
             bounds_xy=reader.bounds_xy,
+            dicom=reader.dicom,
         ),
         tiles_wh=tuple(reader.tile_wh(level) for level in range(len(reader.level_sizes_wh))),
     )

@@ -53,6 +53,7 @@ def open_slide(
     table_mpp: float | None = None,
     *,
     slide_id: str | None = None,
+    named: bool = True,
 ) -> Slide:
     """Open a slide.
 
@@ -66,6 +67,8 @@ def open_slide(
         Resolution from a slide table, um/px; overrides the file's, not that of ``config``.
     slide_id : str or None
         Name of the slide; the file name without its suffix if None.
+    named : bool
+        Whether what is known of the slide has the identifiers of DICOM.
 
     Returns
     -------
@@ -82,7 +85,8 @@ def open_slide(
         If its resolution is unknown, or differs between x and y.
     """
     config = config or ReadConfig()
-    return slide_of(open_reader(path, config.reader), config, table_mpp, slide_id=slide_id)
+    reader = open_reader(path, config.reader)
+    return slide_of(reader, config, table_mpp, slide_id=slide_id, named=named)
 
 
 def slide_of(
@@ -91,6 +95,7 @@ def slide_of(
     table_mpp: float | None = None,
     *,
     slide_id: str | None = None,
+    named: bool = True,
 ) -> Slide:
     """Make a slide of a reader, which is closed with it, or if it cannot be used.
 
@@ -98,7 +103,7 @@ def slide_of(
     ----------
     reader : Reader
         Holds the file open.
-    config, table_mpp, slide_id
+    config, table_mpp, slide_id, named
         As in :func:`open_slide`.
 
     Raises
@@ -124,6 +129,7 @@ def slide_of(
         vendor=reader.vendor,
         objective_power=reader.objective_power,
         bounds_xy=reader.bounds_xy,
+        dicom=reader.dicom if named else None,
     )
     return Slide(path, reader, info)
 

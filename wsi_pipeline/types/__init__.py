@@ -17,7 +17,7 @@ from wsi_pipeline.types.predictions import (
     Predictions,
 )
 from wsi_pipeline.types.protocols import NoProgress, Progress, SlideRecords
-from wsi_pipeline.types.slide import Area, MppSource, SlideInfo, TissueMask
+from wsi_pipeline.types.slide import Area, DicomImage, MppSource, SlideInfo, TissueMask
 from wsi_pipeline.types.stains import (
     BLUE_STAIN,
     BROWN_STAIN,
@@ -38,6 +38,7 @@ __all__ = [
     "STAIN_CONVENTION",
     "STAIN_NAMES",
     "Area",
+    "DicomImage",
     "EncoderSpec",
     "Heatmap",
     "Interpolation",

@@ -34,6 +34,30 @@ class Area(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DicomImage:
+    """What other DICOM objects refer to a slide by; it names no patient.
+
+    Attributes
+    ----------
+    study, series, instance : str
+        Identifiers of the study, of the series and of the finest level.
+    frame_of_reference : str
+        Identifier of the coordinates of the slide.
+    origin_mm : tuple of float
+        Where the centre of the first pixel is in them.
+    orientation : tuple of float
+        Directions of a row and of a column in them, as ``ImageOrientationSlide`` has them.
+    """
+
+    study: str
+    series: str
+    instance: str
+    frame_of_reference: str
+    origin_mm: tuple[float, float]
+    orientation: tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlideInfo:
     """What is known of a slide before a pixel is read.
 
@@ -60,6 +84,8 @@ class SlideInfo:
     bounds_xy : tuple of int
         Top-left corner of the scanned part, level-0 px, where the slide has room around it (MRXS,
         SCN, BIF); QuPath counts from there. (0, 0) for all others.
+    dicom : DicomImage or None
+        What DICOM knows the slide by; None if it is not DICOM, or its names are not to be said.
     """
 
     slide_id: str
@@ -72,6 +98,7 @@ class SlideInfo:
     vendor: str
     objective_power: float | None = None
     bounds_xy: tuple[int, int] = (0, 0)
+    dicom: DicomImage | None = None
 
     def __post_init__(self) -> None:
         if not self.mpp > 0:

@@ -1,8 +1,9 @@
 """Result of a slide -> DICOM segmentation of probabilities, a segment per class.
 
-Segmentations refer to the images they are of. Where the slide is not DICOM itself, they refer to
-an image of its size and scale whose identifiers are made of the slide's fingerprint, so that every
-export of a slide refers to the same.
+Segmentations refer to the images they are of: of a DICOM slide, to the instance of its finest
+level, in its study and in its coordinates. A slide of another format has no such instance: its
+segmentation refers to identifiers that are made of the slide's fingerprint, so that every export of
+it refers to the same, and says so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from wsi_pipeline.files import replace_atomically
 from wsi_pipeline.results.export.optional import import_optional
 from wsi_pipeline.results.export.registry import Export
+from wsi_pipeline.types import DicomImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +29,8 @@ SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """Class of a whole-slide microscopy image."""
 
 NAMESPACE = UUID("0b7c64a2-95a4-4c35-8a0c-6f5a61dd0a8e")
+OF_DICOM = "Class probabilities of tiles"
+OF_OTHER = "Class probabilities of tiles; refers to no DICOM image"
 TILE_PX = 256
 LARGEST = 255
 
@@ -45,7 +49,7 @@ def write_dicom(path: Path, result: SlideResult) -> None:
     -----
     One frame per class and tile of cells; 255 stands for probability 1, and 0 also for places
     without a tile. One pixel is one cell of the heatmap; the corner of the first pixel is that of
-    the slide.
+    the slide. A segmentation of a DICOM slide names no patient, whatever the slide does.
 
     Raises
     ------
@@ -57,6 +61,7 @@ def write_dicom(path: Path, result: SlideResult) -> None:
     values = np.rint(np.nan_to_num(heatmap.values) * LARGEST) / LARGEST
     values = values if values.size else np.zeros((1, 1, values.shape[-1]))
     source = _slide_image(result, heatmap, values.shape[:2])
+    of_dicom = result.records.slide.dicom is not None
     segmentation = highdicom.seg.Segmentation(
         source_images=[source],
         pixel_array=values[None].astype(np.float64),
@@ -73,11 +78,12 @@ def write_dicom(path: Path, result: SlideResult) -> None:
         software_versions="1",
         device_serial_number="1",
         content_label="CLASSES",
-        content_description="Class probabilities of tiles",
+        content_description=OF_DICOM if of_dicom else OF_OTHER,
         tile_pixel_array=True,
         tile_size=(TILE_PX, TILE_PX),
         omit_empty_frames=False,
     )
+    _refer_to_the_whole(segmentation)
     with replace_atomically(path) as partial:
         segmentation.save_as(partial)
 
@@ -108,23 +114,30 @@ def _segments(heatmap: Heatmap, result: SlideResult) -> list[Any]:
     return segments
 
 
+def _refer_to_the_whole(segmentation: Any) -> None:  # noqa: ANN401 -- a data set
+    """Leave out which frames of the slide each frame is of: cells are laid over other tiles."""
+    for frame in segmentation.get("PerFrameFunctionalGroupsSequence", ()):
+        for derivation in frame.get("DerivationImageSequence", ()):
+            for image in derivation.SourceImageSequence:
+                image.SpatialLocationsPreserved = "NO"
+                if "ReferencedFrameNumber" in image:
+                    del image.ReferencedFrameNumber
+
+
 def _slide_image(result: SlideResult, heatmap: Heatmap, shape: tuple[int, int]) -> Any:  # noqa: ANN401 -- a data set
     """Describe the slide as a DICOM image with one pixel per cell; it holds no pixels."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    slide, pixel_mm = result.records.slide, heatmap.cell_px * result.mpp / 1000
+    pixel_mm = heatmap.cell_px * result.mpp / 1000
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.SOPClassUID, image.SOPInstanceUID = SLIDE_IMAGE, _uid(result, "image")
-    image.StudyInstanceUID = _uid(result, "study")
-    image.SeriesInstanceUID = _uid(result, "series")
-    image.FrameOfReferenceUID = _uid(result, "frame of reference")
-    image.Modality, image.ContainerIdentifier = "SM", slide.slide_id[:64]
+    image.SOPClassUID, image.Modality = SLIDE_IMAGE, "SM"
     image.PatientID = image.StudyID = image.AccessionNumber = ""
     image.PatientName = image.PatientBirthDate = image.PatientSex = ""
     image.StudyDate = image.StudyTime = image.ReferringPhysicianName = ""
+    image.ContainerIdentifier = result.records.slide.slide_id[:64]
     image.PositionReferenceIndicator = "SLIDE_CORNER"
     image.Rows = image.Columns = TILE_PX
     image.TotalPixelMatrixRows, image.TotalPixelMatrixColumns = shape
@@ -136,14 +149,43 @@ def _slide_image(result: SlideResult, heatmap: Heatmap, shape: tuple[int, int]) 
     image.DimensionOrganizationType = "TILED_FULL"
     image.SamplesPerPixel, image.PhotometricInterpretation = 3, "RGB"
     image.BitsAllocated = image.BitsStored = 8
-    image.ImageOrientationSlide = [0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
-    origin, measures, shared = Dataset(), Dataset(), Dataset()
-    origin.XOffsetInSlideCoordinateSystem = origin.YOffsetInSlideCoordinateSystem = 0.0
-    image.TotalPixelMatrixOriginSequence = [origin]
+    measures, shared = Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = [pixel_mm, pixel_mm], 0.001
     shared.PixelMeasuresSequence = [measures]
     image.SharedFunctionalGroupsSequence = [shared]
+    _refer(image, result, heatmap.cell_px)
     return image
+
+
+def _refer(image: Any, result: SlideResult, cell_px: float) -> None:  # noqa: ANN401 -- a data set
+    """Give an image of cells the identifiers of the slide, and its place in the slide's frame."""
+    from pydicom.dataset import Dataset
+
+    known = result.records.slide.dicom or _made_up(result)
+    image.StudyInstanceUID, image.SeriesInstanceUID = known.study, known.series
+    image.SOPInstanceUID, image.FrameOfReferenceUID = known.instance, known.frame_of_reference
+    image.ImageOrientationSlide = list(known.orientation)
+    # the centre of the first cell, from that of the first pixel of the slide
+    inwards = (cell_px - 1) / 2 * result.mpp / 1000
+    origin, (along_row, along_column) = Dataset(), np.reshape(known.orientation, (2, 3))
+    x, y = known.origin_mm + inwards * (along_row + along_column)[:2]
+    origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = (
+        float(x),
+        float(y),
+    )
+    image.TotalPixelMatrixOriginSequence = [origin]
+
+
+def _made_up(result: SlideResult) -> DicomImage:
+    """Identify a slide that is not DICOM."""
+    return DicomImage(
+        study=_uid(result, "study"),
+        series=_uid(result, "series"),
+        instance=_uid(result, "image"),
+        frame_of_reference=_uid(result, "frame of reference"),
+        origin_mm=(0.0, 0.0),
+        orientation=(0.0, 1.0, 0.0, 1.0, 0.0, 0.0),
+    )
 
 
 def _uid(result: SlideResult, what: str) -> str:

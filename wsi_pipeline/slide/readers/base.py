@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from wsi_pipeline.slide.readers.resolution import MppCandidate
+    from wsi_pipeline.types import DicomImage
 
 WHITE = 255
 """Value of background: what lies outside the slide or was never scanned is glass, not tissue."""
@@ -49,6 +50,8 @@ class SlideHeader:
         Every resolution the file states, believable or not.
     bounds_xy : tuple of int
         Top-left corner of the scanned part, level-0 px.
+    dicom : DicomImage or None
+        What DICOM knows the slide by; None of files that are not DICOM.
     """
 
     vendor: str
@@ -56,6 +59,7 @@ class SlideHeader:
     objective_power: float | None = None
     mpp_candidates: tuple[MppCandidate, ...] = ()
     bounds_xy: tuple[int, int] = (0, 0)
+    dicom: DicomImage | None = None
 
 
 class Reader(ABC):
@@ -88,6 +92,7 @@ class Reader(ABC):
         self.objective_power = header.objective_power
         self.mpp_candidates = header.mpp_candidates
         self.bounds_xy = header.bounds_xy
+        self.dicom = header.dicom
         self._closed = False
 
     def read(

@@ -6,10 +6,11 @@ Looks only for the identifier of the series near the head of each file; OpenSlid
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsi_pipeline.errors import UnsupportedSlideError
+from wsi_pipeline.types import DicomImage
 
 _HEAD_BYTES = 1 << 16
 _PREAMBLE = 128
@@ -17,6 +18,7 @@ _INDEX = "DICOMDIR"
 # tag (0020,000E) with explicit (UI + 2 bytes of length) or implicit (4 bytes) representation
 _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|..\x00\x00)(?P<uid>[0-9.]{1,64})", re.DOTALL)
 _CLASS = re.compile(rb"\x02\x00\x02\x00UI..(?P<uid>[0-9.]{1,64})", re.DOTALL)
+_ORIGIN = "TotalPixelMatrixOriginSequence[0].{}OffsetInSlideCoordinateSystem"
 _WHOLE_SLIDE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
 
 
@@ -103,6 +105,35 @@ def series_files(path: Path) -> tuple[Path, ...]:
     uid = series_uid(member)
     files = [file for file in dicom_files(member.parent) if series_uid(file) == uid]
     return tuple(files) or (member,)
+
+
+def image_of(properties: Mapping[str, str]) -> DicomImage | None:
+    """Find what other DICOM objects refer to a slide by.
+
+    Parameters
+    ----------
+    properties : mapping of str to str
+        Of OpenSlide, which has the header of the finest level.
+
+    Returns
+    -------
+    DicomImage or None
+        None if the slide is not DICOM, or its header lacks a part of it.
+    """
+    said = {key.removeprefix("dicom."): properties[key] for key in properties}
+    try:
+        x, y = (float(said[_ORIGIN.format(axis)]) for axis in "XY")
+        a, b, c, d, e, f = (float(said[f"ImageOrientationSlide[{i}]"]) for i in range(6))
+        return DicomImage(
+            study=said["StudyInstanceUID"],
+            series=said["SeriesInstanceUID"],
+            instance=said["SOPInstanceUID"],
+            frame_of_reference=said["FrameOfReferenceUID"],
+            origin_mm=(x, y),
+            orientation=(a, b, c, d, e, f),
+        )
+    except (KeyError, ValueError):
+        return None  # what refers to nothing is better than what refers to something else
 
 
 def _begins_as_dicom(file: Path) -> bool:

@@ -22,7 +22,7 @@ from wsi_pipeline.slide.readers.base import (
     SlideHeader,
     composite_on_white,
 )
-from wsi_pipeline.slide.readers.dicom import series_member
+from wsi_pipeline.slide.readers.dicom import image_of, series_member
 from wsi_pipeline.slide.readers.openslide_probe import find_levels, probe
 from wsi_pipeline.slide.readers.registry import SlideFormat
 from wsi_pipeline.slide.readers.resolution import (
@@ -150,6 +150,7 @@ def open_slide_file(path: Path) -> OpenSlideReader:
         objective_power=positive(properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)),
         mpp_candidates=_mpp_candidates(properties),
         bounds_xy=_bounds_xy(properties),
+        dicom=image_of(properties),
     )
     return OpenSlideReader(path, slide, header, levels)
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from tests.results import make_result, spec_of
 from tests.stores import SLIDE, make_header, make_store
 from wsi_pipeline.annotations import read_annotations
+from wsi_pipeline.predict.origin import with_origin
+from wsi_pipeline.predict.trained import TrainedModel
+from wsi_pipeline.results.export.anndata_file import build_anndata
+from wsi_pipeline.results.export.geojson import write_geojson
+from wsi_pipeline.results.export.parquet import read_predictions, write_predictions
+from wsi_pipeline.results.export.regions import write_regions
 from wsi_pipeline.results.export.tissue import write_cores, write_outlines
 from wsi_pipeline.results.slide_result import SlideResult
 from wsi_pipeline.tissue.cores import name_cores
 from wsi_pipeline.tissue.pieces import find_pieces
-from wsi_pipeline.types import Area, TissueMask
+from wsi_pipeline.types import Area, Predictions, TissueMask
 
 MPP = 0.5
 MASK_PX = 16.0
@@ -65,6 +74,55 @@ def test_sections_are_no_cores() -> None:
     for mask in (few, wide, line):
         pieces = find_pieces(mask, MPP)
         assert name_cores(pieces, MPP) == ("",) * pieces.count
+
+
+def test_the_core_of_a_tile_is_in_every_table_and_export(tmp_path: Path) -> None:
+    mask, _ = array({"A-2", "C-3"})
+    cv2.circle(mask.areas, (260, 110), 6, int(Area.TISSUE), -1)  # a crumb where A-2 was
+    size_wh = (12_800, 9_600)
+    slide = replace(SLIDE, size_wh=size_wh, level_sizes_wh=(size_wh,), level_downsamples=(1.0,))
+    store = make_store(tmp_path / "s" / "p.zarr", make_header(4, mask=mask, slide=slide))
+    rc = np.array([[0, 0], [0, 1], [1, 3], [2, 0]], dtype=np.int32)
+    found = Predictions(
+        prob=np.full((4, 2), 0.5, dtype=np.float32),
+        xy=np.array([560, 560]) + 2400 * rc[:, ::-1].astype(np.int64),
+        rc=rc,
+        shape=(3, 4),
+        extent=2400.0,
+        pitch=2400.0,
+        class_names=("a", "b"),
+        class_colors=("#000000", "#ffffff"),
+    )
+    model = TrainedModel(
+        module=None,  # type: ignore[arg-type]  # nothing is predicted with it
+        spec=spec_of(found),
+        fingerprint="weights",
+        trained_on="nothing",
+    )
+    found = with_origin(found, store, model)
+    result = SlideResult(records=store, found=found)
+    names = ["A-1", None, "B-4", "C-1"]
+
+    write_predictions(tmp_path / "p.parquet", found)
+    assert pq.read_table(tmp_path / "p.parquet")["core"].to_pylist() == names
+    assert read_predictions(tmp_path / "p.parquet").core == names
+    assert [name if name == name else None for name in build_anndata(result).obs["core"]] == names
+    write_geojson(tmp_path / "tiles.geojson", found)
+    tiles = json.loads((tmp_path / "tiles.geojson").read_text())["features"]
+    assert [tile["properties"].get("name") for tile in tiles] == names
+    write_regions(tmp_path / "regions.geojson", result)
+    regions = json.loads((tmp_path / "regions.geojson").read_text())["features"]
+    shown = {
+        (region["properties"].get("name"), int(region["properties"]["measurements"]["piece"]))
+        for region in regions
+    }
+    assert {name for name, _ in shown} >= set(names)
+    assert all((result.cores[piece - 1] or None) == name for name, piece in shown)
+
+    single = make_result(tmp_path / "none")
+    write_predictions(tmp_path / "n.parquet", single.predictions)
+    assert "core" not in pq.read_table(tmp_path / "n.parquet").column_names
+    assert "core" not in build_anndata(single).obs
 
 
 def test_cores_go_to_qupath_and_come_back(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wsi_pipeline.tissue.cores import name_cores
 from wsi_pipeline.tissue.pieces import find_pieces
 from wsi_pipeline.types import Origin, Predictions
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def with_origin(
     predictions: Predictions, records: SlideRecords, model: TrainedModel
 ) -> Predictions:
-    """Add slide, model and the piece of tissue that each tile belongs to.
+    """Add slide, model and the piece of tissue that each tile belongs to, by name if it is a core.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ def with_origin(
     Returns
     -------
     Predictions
-        The same probabilities, with ``origin`` and ``piece``.
+        The same probabilities, with ``origin``, ``piece`` and ``cores``.
     """
     origin = Origin(
         slide_id=records.slide.slide_id,
@@ -42,4 +43,10 @@ def with_origin(
     )
     pieces = find_pieces(records.mask, records.slide.mpp)
     centres = predictions.xy + predictions.extent / 2
-    return replace(predictions, origin=origin, piece=pieces.nearest(centres))
+    cores = name_cores(pieces, records.slide.mpp)
+    return replace(
+        predictions,
+        origin=origin,
+        piece=pieces.nearest(centres),
+        cores=cores if any(cores) else (),
+    )

@@ -155,6 +155,9 @@ class Predictions:
         What they were made of, where it is known.
     piece : ndarray of shape (N,), int32, or None
         Number of the piece of tissue that each patch belongs to, from 1.
+    cores : tuple of str
+        Name of each piece, in order of their numbers, on a tissue microarray; empty for a piece
+        that is no core. No names at all on other slides.
     distance : ndarray of shape (N,), float32, or None
         How far each patch lies from those that the model was trained on: 99 % of these lie within
         1. None where the model does not know.
@@ -172,6 +175,7 @@ class Predictions:
     class_colors: tuple[str, ...]
     origin: Origin | None = None
     piece: NDArray[np.int32] | None = None
+    cores: tuple[str, ...] = ()
     distance: NDArray[np.float32] | None = None
     doubts: tuple[str, ...] = ()
 
@@ -186,6 +190,14 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.prob)
+
+    @property
+    def core(self) -> list[str | None] | None:
+        """Name of the core that each patch lies in; None where the slide is no microarray."""
+        if not self.cores or self.piece is None:
+            return None
+        names = [name or None for name in self.cores]
+        return [names[number - 1] for number in self.piece.tolist()]
 
     @property
     def unfamiliar_share(self) -> float | None:

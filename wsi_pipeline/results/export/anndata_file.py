@@ -60,10 +60,10 @@ def build_anndata(result: SlideResult, *, per_place: bool = False) -> AnnData:
     AnnData
         ``X`` are the features, or the probabilities where there are none. ``obs`` has ``slide_id``,
         ``row``, ``col``, ``x``, ``y`` (top-left corner, level-0 px), ``label``, ``entropy``,
-        ``tissue_fraction``, ``piece``, ``stain_verdict`` and ``prob_<class>``. ``obsm`` has the
-        centres of the tiles, ``spatial`` in level-0 px and ``spatial_um`` in um. ``uns`` has
-        ``wsi_pipeline``, where it all is from, as JSON, and ``spatial``, the thumbnail as squidpy
-        looks for it.
+        ``tissue_fraction``, ``piece``, ``core`` on a tissue microarray, ``stain_verdict`` and
+        ``prob_<class>``. ``obsm`` has the centres of the tiles, ``spatial`` in level-0 px and
+        ``spatial_um`` in um. ``uns`` has ``wsi_pipeline``, where it all is from, as JSON, and
+        ``spatial``, the thumbnail as squidpy looks for it.
     """
     records = result.records
     matrix, names = _matrix(result)
@@ -151,10 +151,19 @@ def _tiles(
         "piece": pieces,
         "stain_verdict": categories([0] * count, [verdict]),
     }
+    if any(result.cores):
+        columns["core"] = _cores(result.cores, pieces)
     for index, name in enumerate(found.class_names):
         columns[f"prob_{name}"] = found.prob[:, index]
     names = [f"{result.slide_id}_{row}_{col}" for row, col in found.rc.tolist()]
     return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
+
+
+def _cores(names: Sequence[str], pieces: NDArray[np.int32]) -> pd.Categorical:
+    """Name the core of each tile; missing where its piece is none."""
+    known = sorted({name for name in names if name})
+    codes = np.array([known.index(name) if name else -1 for name in names])
+    return categories(codes[pieces - 1], known)
 
 
 def categories(codes: ArrayLike, names: Sequence[str]) -> pd.Categorical:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
@@ -105,8 +106,11 @@ def _tiles(predictions: Predictions) -> Iterator[dict[str, Any]]:
         measured.append("piece")
         columns = np.column_stack([columns, predictions.piece])
     boxes, labels = boxes_of(predictions), predictions.label
-    for box, label, numbers in zip(boxes, labels, columns.round(PROB_DECIMALS), strict=True):
+    names = predictions.core or repeat(None, len(predictions))
+    rows = zip(boxes, labels, columns.round(PROB_DECIMALS), names, strict=True)
+    for box, label, numbers, core in rows:
         properties = {
+            **({} if core is None else {"name": core}),
             "classification": classes[label],
             "measurements": dict(zip(measured, numbers.tolist(), strict=True)),
         }

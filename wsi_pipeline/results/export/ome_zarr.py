@@ -120,7 +120,7 @@ def _write_labels(labels: zarr.Group, result: SlideResult, depth: int) -> None:
     rows, cols = pieces.labels.shape
     classes = laid.at((np.arange(cols) + 0.5) * dx, (np.arange(rows) + 0.5) * dy)
     pixel_um = (dy * result.mpp, dx * result.mpp)
-    named = {number: f"piece {number}" for number in range(1, pieces.count + 1)}
+    named = {n: core or f"piece {n}" for n, core in enumerate(result.cores, start=1)}
     colors = dict.fromkeys(named, TISSUE_RGBA)
     _write_label(labels.create_group("tissue"), pieces.labels, depth, pixel_um, (named, colors))
     named = dict(enumerate(laid.class_names, start=1))

@@ -41,9 +41,10 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     Columns: ``x``, ``y`` (top-left corner, level-0 px, int64), ``extent`` (side, level-0 px),
     ``row``, ``col`` (lattice index), ``prob_<class>`` (float32) per class, ``label`` (the most
     probable class) and ``entropy`` (nats). Where it is known, ``piece`` (number of the piece of
-    tissue), ``distance`` (from the tiles the model was trained on; 1 is the 99th percentile of
-    these), and in front ``slide_id``, ``mpp`` (um per level-0 px) and ``run_id`` (what decided the
-    predictions), so that tables of several slides can be joined.
+    tissue), ``core`` (name of the core of a tissue microarray), ``distance`` (from the tiles the
+    model was trained on; 1 is the 99th percentile of these), and in front ``slide_id``, ``mpp`` (um
+    per level-0 px) and ``run_id`` (what decided the predictions), so that tables of several slides
+    can be joined.
     """
     names = np.array(predictions.class_names, dtype=object)
     columns: dict[str, Any] = _origin_columns(predictions)
@@ -60,6 +61,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     columns["entropy"] = pa.array(predictions.entropy)
     if predictions.piece is not None:
         columns["piece"] = pa.array(predictions.piece)
+    if predictions.core is not None:
+        columns["core"] = pa.array(predictions.core, type=pa.string())
     if predictions.distance is not None:
         columns["distance"] = pa.array(predictions.distance)
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: _metadata(predictions)})
@@ -111,9 +114,9 @@ def _metadata(predictions: Predictions) -> str:
 
 def _about(predictions: Predictions) -> dict[str, Any]:
     origin = predictions.origin
-    doubts = {"doubts": predictions.doubts} if predictions.doubts else {}
+    optional = {"doubts": predictions.doubts, "cores": predictions.cores}
     return {
-        **doubts,
+        **{name: values for name, values in optional.items() if values},
         "origin": None if origin is None else asdict(origin),
         "class_names": predictions.class_names,
         "class_colors": predictions.class_colors,
@@ -164,6 +167,7 @@ def _parse(table: pa.Table) -> Predictions:
         origin=_origin(about.get("origin")),
         piece=_column(table, "piece"),
         distance=_column(table, "distance"),
+        cores=tuple(about.get("cores", ())),
         doubts=tuple(about.get("doubts", ())),
     )
     if about["schema"] == SCHEMA and about["checksum"] != _checksum(predictions):

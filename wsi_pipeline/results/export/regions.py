@@ -32,7 +32,8 @@ def write_regions(path: Path, result: SlideResult) -> None:
     Notes
     -----
     Regions are polygons with holes that do not overlap; they end where tissue ends. Each carries
-    its class, its area in mm2 and the number of its piece of tissue. The areas of a class add up to
+    its class, its area in mm2, the number of its piece of tissue and, on a tissue microarray, the
+    name of its core. The areas of a class add up to
     what :func:`~wsi_pipeline.results.class_map.measure_areas` says.
     """
     write_collection(path, _features(result), result.records.slide.bounds_xy)
@@ -43,11 +44,13 @@ def _features(result: SlideResult) -> Iterator[dict[str, Any]]:
     classes = classifications(laid.class_names, laid.class_colors)
     regions = outline_regions(laid.labels, laid.x_edges, laid.y_edges, NoClass.UNDECIDED)
     for region in regions:
+        piece = int(laid.pieces[region.cell_rc])
         mm2 = region.polygon.area * (result.mpp / 1000) ** 2
         yield annotation_feature(
             [region.polygon],
             classes[region.label],
-            measurements={"area mm2": mm2, "piece": int(laid.pieces[region.cell_rc])},
+            name=result.cores[piece - 1] or None,
+            measurements={"area mm2": mm2, "piece": piece},
         )
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from tests.viewed import colours, make_results, pure_tiles
+from tests.viewed import colours, make_results, pure_tiles, view_of
 from wsi_pipeline.annotations import Annotation
 from wsi_pipeline.cli import main
 from wsi_pipeline.config import PredictConfig
-from wsi_pipeline.errors import ConfigError, FeaturesError
+from wsi_pipeline.errors import ConfigError, FeaturesError, SlideReadError
 from wsi_pipeline.learn import (
     ClassName,
     LabelledTiles,
@@ -31,14 +31,16 @@ from wsi_pipeline.learn import (
     judge_by_group,
     label_by_strokes,
     learn,
+    learn_folder,
     suggest_tiles,
 )
 from wsi_pipeline.learn.head import PENALTY, find_temperature, hold_out
 from wsi_pipeline.learn.judge import wilson_interval
 from wsi_pipeline.results.export.parquet import read_predictions
-from wsi_pipeline.slide.open import open_slide
+from wsi_pipeline.slide.open import Slide, open_slide
 from wsi_pipeline.store import PatchStore
 from wsi_pipeline.synthetic import write_areas
+from wsi_pipeline.view.classes import classes_of
 
 if TYPE_CHECKING:
     from tests.known import KnownSlide
@@ -271,6 +273,33 @@ def test_features_are_computed_once_from_the_slide(known_slide: KnownSlide, tmp_
         mended = compute_features(store, slide, colours(), config, path)
     assert (again == first).all()
     assert (mended == first).all()
+
+
+def test_a_slide_that_cannot_be_read_is_left_out_unless_it_has_labels(
+    known_slide: KnownSlide, tmp_path: Path
+) -> None:
+    out = make_results(known_slide, tmp_path / "out", "a", "b")
+    write_areas(out / "a" / "labels.geojson", known_slide.truth)
+
+    def open_one(path: Path, *given: object, slide_id: str) -> Slide:
+        if slide_id == "b":
+            raise SlideReadError("it is gone", path=path)
+        return open_slide(path, slide_id=slide_id)
+
+    view = replace(view_of(out), open_one=open_one)
+    task, classes = view.learning(view.slides), classes_of(view.slides)
+    told: dict[str, str] = {}
+
+    def leave_out(name: str, error: Exception) -> None:
+        told[name] = str(error)
+
+    _, maps = learn_folder(task, classes, leave_out=leave_out)
+
+    assert [name for name, _ in maps] == ["a"]
+    assert told == {"b": "it is gone"}
+    write_areas(out / "b" / "labels.geojson", known_slide.truth)
+    with pytest.raises(SlideReadError, match="gone"):
+        learn_folder(task, classes, leave_out=leave_out)
 
 
 def test_an_encoder_of_stains_is_refused(known_slide: KnownSlide, tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def learn(out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
     a calibrated linear classifier is fitted to the tiles in the areas and judged on slides or
     regions that were held out. OUT/<slide_id>/learned/ holds predictions.parquet,
     predictions.geojson and heatmap.png, as every model's folder does. 'wsi-pipeline view' does the
-    same while you draw.
+    same while you draw. A slide without labels that cannot be read does not stop the others, and
+    the exit code is 1.
     """
     with explained_errors():
         stores = values.pop("training_stores")
@@ -91,13 +92,18 @@ def learn(out: Path, as_json: bool, quiet: bool, **values: Any) -> None:
             written = _write_stores(out, stores, quiet or as_json, values)
             print_json(written) if as_json else click.echo("\n".join(written))
             return
-        judged, files = _learn(out, quiet or as_json, values)
+        failed: dict[str, str] = {}
+        judged, files = _learn(out, quiet or as_json, values, failed)
     if as_json:
-        print_json({**judged, "files": files})
-        return
-    _print_judgement(judged)
-    for paths in files.values():
-        click.echo(paths["heatmap"])
+        print_json({**judged, "files": files, "failed": failed})
+    else:
+        _print_judgement(judged)
+        for paths in files.values():
+            click.echo(paths["heatmap"])
+    for slide_id, reason in failed.items():
+        click.echo(f"{slide_id} failed: {reason}", err=True)
+    if failed:
+        raise SystemExit(1)
 
 
 @contextmanager
@@ -113,8 +119,9 @@ def _opened(out: Path, values: dict[str, Any]) -> Iterator[Slides]:
 
 
 def _learn(
-    out: Path, quiet: bool, values: dict[str, Any]
+    out: Path, quiet: bool, values: dict[str, Any], failed: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Learn, write the maps, and add to ``failed`` why slides have none."""
     from wsi_pipeline.learn import learn_folder
     from wsi_pipeline.view.classes import classes_of
     from wsi_pipeline.view.slides import write_map
@@ -125,7 +132,9 @@ def _learn(
         task = folder_learning(slides, encoder, resolve_config(values).predict, slides.folder)
         classes = classes_of(slides, None if wanted is None else wanted.split(","))
         with progress_bars(quiet) as progress:
-            learned, maps = learn_folder(task, classes, progress)
+            learned, maps = learn_folder(
+                task, classes, progress, lambda name, error: failed.update({name: str(error)})
+            )
             files = {name: write_map(slides, name, predicted) for name, predicted in maps}
     names = [entry.name for entry in classes]
     judged = {

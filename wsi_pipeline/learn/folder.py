@@ -6,7 +6,7 @@ the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.learn.features import compute_features
 from wsi_pipeline.learn.head import FITTED_TILES, fit_projection
 from wsi_pipeline.learn.session import ClassName, Learned, SlideLabels, learn, predict_tiles
@@ -43,6 +44,9 @@ class SlideSource(Protocol):
 
     def open(self, slide_id: str) -> AbstractContextManager[Slide]:
         """Open a slide for the length of a block."""
+
+    def has_labels(self, slide_id: str) -> bool:
+        """Whether something may be drawn on a slide, told without opening it."""
 
     def areas(self, slide_id: str) -> Sequence[Annotation]:
         """Return what was drawn on a slide."""
@@ -97,7 +101,10 @@ class FolderLearning:
 
 
 def learn_folder(
-    task: FolderLearning, classes: Sequence[ClassName], progress: Progress | None = None
+    task: FolderLearning,
+    classes: Sequence[ClassName],
+    progress: Progress | None = None,
+    leave_out: Callable[[str, WsiPipelineError], None] | None = None,
 ) -> tuple[Learned, Iterator[tuple[str, Predictions]]]:
     """Learn from the areas drawn on the slides of a folder, and predict each of them.
 
@@ -109,31 +116,39 @@ def learn_folder(
         The classes, by the names of the areas.
     progress : Progress or None
         Told of every tile whose features are computed.
+    leave_out : callable or None
+        Told of slides without labels that cannot be read, and why; if None they are errors.
 
     Returns
     -------
     Learned
         The head, and how good it is.
     iterator of (str, Predictions)
-        Every slide with its map, computed as it is asked for.
+        Every slide that was read with its map, computed as it is asked for.
 
     Raises
     ------
     ConfigError
         If fewer than two classes have a labelled tile.
     WsiPipelineError
-        If a slide or its store cannot be read.
+        If a slide with labels, or its store, cannot be read.
     """
     names = task.source.slide_ids()
     share = max(1, FITTED_TILES // max(1, len(names)))
     labels: dict[str, SlideLabels] = {}
     samples: list[NDArray[np.float32]] = []
     for name in names:
-        features = task.features(name, progress)
+        try:
+            features = task.features(name, progress)
+        except WsiPipelineError as error:
+            if leave_out is None or task.source.has_labels(name):
+                raise
+            leave_out(name, error)
+            continue
         labels[name] = task.labels(name, classes, features)
         samples.append(draw_sample(features, share))
     learned = learn_from(labels, samples, classes)
-    return learned, _predict(task, learned, names)
+    return learned, _predict(task, learned, list(labels))
 
 
 def learn_from(

@@ -112,7 +112,8 @@ def classes_of(slides: Slides, wanted: Sequence[str] | None = None) -> list[Clas
     list of ClassName
         With the colours kept for them, and default ones for the others.
     """
-    drawn = {area.name for name in slides.slide_ids() for area in slides.areas(name) if area.name}
+    labelled = [name for name in slides.slide_ids() if slides.has_labels(name)]
+    drawn = {area.name for name in labelled for area in slides.areas(name) if area.name}
     kept = {entry.name: entry.color for entry in read_classes(slides.folder.work)}
     names = [name.strip() for name in wanted] if wanted is not None else sorted(drawn)
     colored = default_classes([*kept, *(name for name in names if name not in kept)])

@@ -47,7 +47,10 @@ def test_run_of_results_points_to_predict(tmp_path: Path) -> None:
 def test_results_without_predictions_point_to_predict(tmp_path: Path, command: str) -> None:
     make_result(tmp_path / "results")
     extra = ["--to", "regions"] if command == "export" else []
-    assert "wsi-pipeline predict" in said(command, tmp_path / "results", *extra)
+    answer = said(command, tmp_path / "results", *extra)
+    assert (
+        f"have no predictions; make them with 'wsi-pipeline predict {tmp_path}/results'" in answer
+    )
     assert "holds no results" in said(
         command, tmp_path / "results" / ".." / "results", "--of-model", "x", *extra
     )

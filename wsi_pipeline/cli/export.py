@@ -90,11 +90,7 @@ def export(
     with explained_errors():
         rule = rule_of(resolve_config(values).results)
         needed = any(EXPORTS.get(name).needs_model for name in names)
-        found = [
-            item
-            for item in find_finished(results, model_name)
-            if item.predictions is not None or not needed
-        ]
+        found = find_finished(results, model_name, predicted=needed)
         vectors = find_slide_features(features)
 
         def write(index: int) -> list[Path]:

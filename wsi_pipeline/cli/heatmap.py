@@ -50,7 +50,7 @@ def heatmap(
 
     with explained_errors():
         rule = rule_of(resolve_config(values).results)
-        found = [item for item in find_finished(results, model_name) if item.predictions]
+        found = find_finished(results, model_name, predicted=True)
         file = HEATMAP_NAME if class_name is None else f"{class_name}.png"
 
         def draw(index: int) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from wsi_pipeline.errors import ExportError, WsiPipelineError
+from wsi_pipeline.errors import WsiPipelineError
 
 if TYPE_CHECKING:
     from wsi_pipeline.cli.options import Command
@@ -81,11 +81,9 @@ def each_result(names: Sequence[str], write: Callable[[int], list[Path]]) -> Non
     ------
     SystemExit
         With 1 if a slide failed, after all others are done.
-    ExportError
-        If there is only one, or none.
+    WsiPipelineError
+        If there is only one.
     """
-    if not names:
-        raise ExportError("there are no predictions there; make them with 'wsi-pipeline predict'")
     failed = 0
     for index, name in enumerate(names):
         try:

@@ -81,7 +81,9 @@ class Finished:
         return StoreRecords.open(self.folder / RECORDS_NAME)
 
 
-def find_finished(paths: Sequence[Path], model: str | None = None) -> list[Finished]:
+def find_finished(
+    paths: Sequence[Path], model: str | None = None, *, predicted: bool = False
+) -> list[Finished]:
     """Find slides and their predictions.
 
     Parameters
@@ -90,6 +92,8 @@ def find_finished(paths: Sequence[Path], model: str | None = None) -> list[Finis
         Folders of results, of slides or of models, patch stores or tables of predictions.
     model : str or None
         Only what this model found; every model's if None.
+    predicted : bool
+        Whether slides that were not predicted are left out.
 
     Returns
     -------
@@ -110,6 +114,13 @@ def find_finished(paths: Sequence[Path], model: str | None = None) -> list[Finis
             raise ExportError(
                 f"{path} holds no results{of_model}; make them with 'wsi-pipeline run' or, of "
                 "patch stores, 'wsi-pipeline predict'"
+            )
+        if predicted:
+            below = [item for item in below if item.predictions is not None]
+        if not below:
+            raise ExportError(
+                f"the slides in {path} have no predictions; make them with 'wsi-pipeline predict "
+                f"{path}'"
             )
         found |= {(item.folder, item.predictions): item for item in below}
     return list(found.values())

@@ -158,6 +158,18 @@ def test_the_table_and_the_sheet_are_written(store: PatchStore) -> None:
     assert Path(files["sheet"]).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_bad_store_does_not_stop_the_others(tmp_path: Path) -> None:
+    for name in "ab":
+        place = tmp_path / name / "patches.zarr"
+        place.mkdir(parents=True)
+        (place / "zarr.json").write_text("{}")
+
+    done = CliRunner().invoke(main, ["explain", str(tmp_path), "--model", "demo", "--quiet"])
+
+    assert done.exit_code == 1
+    assert all(f"{tmp_path}/{name}/patches.zarr failed: " in done.stderr for name in "ab")
+
+
 def test_a_slide_without_tiles_has_an_empty_table(tmp_path: Path) -> None:
     header = make_header(0)
     empty = make_store(tmp_path / "slide" / "patches.zarr", header)

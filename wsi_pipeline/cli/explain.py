@@ -14,6 +14,7 @@ from wsi_pipeline.cli.options import (
     output_options,
     resolve_config,
 )
+from wsi_pipeline.errors import WsiPipelineError
 
 
 @click.command()
@@ -53,24 +54,40 @@ def explain(
     For models trained by CLASS-M, in which both stains have a network of their own and the parts
     of the two add up to each class's logit exactly. Written beside the predictions: a table with
     the parts of every tile, and a sheet that shows the clearest patches of each class, red where
-    the stain speaks for the class.
+    the stain speaks for the class. A bad store does not stop the others, and the exit code is 1.
     """
     from wsi_pipeline.models import load_explainer
     from wsi_pipeline.run.explain import explain_slide
-    from wsi_pipeline.store.find import find_stores
+    from wsi_pipeline.store import PatchStore
+    from wsi_pipeline.store.find import name_stores
 
-    with explained_errors():
+    found, failed = [], {}
+    with explained_errors(), progress_bars(quiet or as_json) as progress:
         explainer = load_explainer(model_name)
-        config = resolve_config(values)
-        found = []
-        with progress_bars(quiet or as_json) as progress:
-            for store in find_stores(stores):
+        config = resolve_config(values).predict
+        for path in name_stores(stores):
+            try:
+                store = PatchStore.open(path)
                 files = explain_slide(
-                    store, explainer, config.predict, per_class=per_class, progress=progress
+                    store, explainer, config, per_class=per_class, progress=progress
                 )
-                found.append({name: str(path) for name, path in files.items()})
+            except WsiPipelineError as error:
+                failed[path] = error
+            else:
+                found.append({name: str(written) for name, written in files.items()})
+    _tell(found, failed, as_json=as_json)
+
+
+def _tell(
+    found: list[dict[str, str]], failed: dict[Path, WsiPipelineError], *, as_json: bool
+) -> None:
+    """Name what was written and what failed; exit with 1 if something did."""
     if as_json:
         print_json(found)
-        return
-    for written in found:
-        click.echo("\n".join(written.values()))
+    else:
+        for written in found:
+            click.echo("\n".join(written.values()))
+    for path, error in failed.items():
+        click.echo(f"{path} failed: {error}", err=True)
+    if failed:
+        raise SystemExit(1)

@@ -98,6 +98,7 @@ class Page {
       compare: [{ view: "rgb", caption: state.map || "slide", map: "map" }, { view: "rgb", caption: state.map2 || "slide", map: "map2" }],
     };
     this.layers = layouts[state.view] ?? layouts.one;
+    this.fillTools(); // first, for the slide is fitted into the room that is left
     await this.panes.show(this.about, this.layers, place?.zoom ? place : null);
     for (const pane of this.panes.panes) {
       this.tools.attach(pane);
@@ -380,8 +381,7 @@ async function begin() {
     if (about === null) notify("No slide of this run can be shown; see index.html for why they failed.");
     if (!about) return;
     const seen = page.show(about, about.id === state.slide && state.zoom ? { x: state.x, y: state.y, zoom: state.zoom } : null);
-    page.trainings.refresh();
-    await seen;
+    await Promise.all([seen, page.trainings.refresh()]);
   } catch (error) {
     notify(error.message);
   }

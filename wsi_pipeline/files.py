@@ -43,6 +43,7 @@ __all__ = [
     "require_inside",
     "restore_folder",
     "set_aside",
+    "slide_folder",
     "sync_tree",
     "take_place",
 ]
@@ -54,6 +55,10 @@ LOCK_NAME = ".lock"
 
 SOFT_SUFFIX = ".held"
 """Ending of the lock where the file system has none: the file exists while it is held."""
+
+WAIT_SECONDS = 60
+"""How long a step waits for the folder of a slide: the workers of a run that was killed end within
+a second, those of a cluster when their step does."""
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 """What file systems without locks answer, such as NFS without its lock service."""
@@ -94,6 +99,28 @@ def locked(folder: Path, *, name: str = LOCK_NAME, wait_seconds: float = 0) -> I
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def slide_folder(folder: Path) -> Iterator[None]:
+    """Write alone in the folder of a slide, rid of what a killed process left half written.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the slide; made when missing.
+
+    Raises
+    ------
+    OutputError
+        If another process writes there all the while.
+    """
+    with locked(folder, wait_seconds=WAIT_SECONDS):
+        remove_leftovers(folder)
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.suffix != ".zarr":
+                remove_leftovers(entry)
+        yield
 
 
 def require_folder(out: Path) -> None:

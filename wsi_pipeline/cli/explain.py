@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ def explain(
     the parts of every tile, and a sheet that shows the clearest patches of each class, red where
     the stain speaks for the class. A bad store does not stop the others, and the exit code is 1.
     """
+    from wsi_pipeline.files import slide_folder
     from wsi_pipeline.models import load_explainer
     from wsi_pipeline.run.explain import explain_slide
     from wsi_pipeline.store import PatchStore
-    from wsi_pipeline.store.find import name_stores
+    from wsi_pipeline.store.find import STORE_NAME, name_stores
 
     found, failed = [], {}
     with explained_errors(), progress_bars(quiet or as_json) as progress:
@@ -67,10 +69,11 @@ def explain(
         config = resolve_config(values).predict
         for path in name_stores(stores):
             try:
-                store = PatchStore.open(path)
-                files = explain_slide(
-                    store, explainer, config, per_class=per_class, progress=progress
-                )
+                with slide_folder(path.parent) if path.name == STORE_NAME else nullcontext():
+                    store = PatchStore.open(path)
+                    files = explain_slide(
+                        store, explainer, config, per_class=per_class, progress=progress
+                    )
             except WsiPipelineError as error:
                 failed[path] = error
             else:

@@ -83,6 +83,7 @@ def export(
             for bundle in results:
                 click.echo(_write_wsinfer(bundle))
         return
+    from wsi_pipeline.files import slide_folder
     from wsi_pipeline.results.export.registry import EXPORTS
     from wsi_pipeline.results.finished import find_finished, find_slide_features
     from wsi_pipeline.results.views import rule_of, write_exports
@@ -96,7 +97,8 @@ def export(
         def write(index: int) -> list[Path]:
             item = found[index]
             model = None if item.predictions is None else item.predictions.parent.name
-            written = write_exports(item.open(rule, vectors), item.folder, model, names)
+            with slide_folder(item.folder):
+                written = write_exports(item.open(rule, vectors), item.folder, model, names)
             return list(written.values())
 
         each_result([str(item.folder) for item in found], write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def heatmap(
         wsi-pipeline heatmap results --threshold 0.8 --classes tumor
         wsi-pipeline heatmap results/slide-1 --class tumor --out tumor.png
     """
+    from wsi_pipeline.files import slide_folder
     from wsi_pipeline.results.finished import find_finished
     from wsi_pipeline.results.views import HEATMAP_NAME, draw_heatmap, rule_of
 
@@ -59,7 +61,8 @@ def heatmap(
             path = item.predictions.with_name(file) if out is None else out
             if out is not None and len(found) > 1:
                 path = out / item.folder.name / item.predictions.parent.name / file
-            draw_heatmap(item.open(rule), path, class_name=class_name)
+            with slide_folder(item.folder) if out is None else nullcontext():
+                draw_heatmap(item.open(rule), path, class_name=class_name)
             return [path]
 
         each_result([str(item.folder) for item in found], draw)

@@ -7,19 +7,17 @@ a bad one, is decided in ``slides.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.errors import StoreExistsError
 from wsi_pipeline.files import (
     file_checksum,
-    locked,
-    remove_leftovers,
     require_inside,
     restore_folder,
     set_aside,
+    slide_folder,
 )
 from wsi_pipeline.predict.origin import with_origin
 from wsi_pipeline.predict.stored import predict_patches
@@ -54,34 +52,6 @@ if TYPE_CHECKING:
 
     from wsi_pipeline.predict.trained import TrainedModel
     from wsi_pipeline.types import Progress
-
-WAIT_SECONDS = 60
-"""How long a step waits for the folder of a slide: the workers of a run that was killed end within
-a second, those of a cluster when their step does."""
-
-
-@contextmanager
-def slide_folder(folder: Path) -> Iterator[None]:
-    """Write alone in the folder of a slide, as it was before whatever a killed process left half.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the slide; it need not be there.
-
-    Raises
-    ------
-    OutputError
-        If another process writes there all the while.
-    """
-    with locked(folder, wait_seconds=WAIT_SECONDS):
-        remove_leftovers(folder)
-        for entry in folder.iterdir():
-            if entry.is_dir() and entry.suffix != ".zarr":
-                remove_leftovers(entry)
-        for name in (STORE_NAME, RECORDS_NAME):
-            restore_folder(folder / name)
-        yield
 
 
 def prepare(
@@ -118,6 +88,7 @@ def prepare(
     require_inside(options.out, path)
     mark = None if earlier is None else earlier.stages.get(Stage.STORE)
     with slide_folder(folder):
+        restore_folder(path)
         origin = store_origin(job, options)
         origin["content"] = _content(job, origin, mark)
         with _making(path, options, origin, mark):
@@ -166,6 +137,7 @@ def adopt(slide_id: str, options: SlideOptions, earlier: SlideOutcome | None) ->
     folder = options.folder(slide_id)
     path = folder / STORE_NAME
     with slide_folder(folder):
+        restore_folder(path)
         store = PatchStore.open(path)
         store.verify()
         origin = {"recipe": store.config_hash, "fingerprint": store.fingerprint}

@@ -297,6 +297,7 @@ def test_a_segmentation_refers_to_its_dicom_slide_in_its_coordinates(
     assert "refers to no DICOM image" in other.ContentDescription
 
 
+@pytest.mark.filterwarnings("ignore:Call to deprecated class Scaler")  # within SpatialData
 def test_spatialdata_reads_tiles_and_tissue(tmp_path: Path, result: SlideResult) -> None:
     spatialdata = pytest.importorskip("spatialdata", reason="an optional reader: not installed")
     data = spatialdata.read_zarr(exported("spatialdata", tmp_path, result))

@@ -6,7 +6,6 @@ several is not read again until it is opened anew.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from wsi_files.cores import usable_cores
 from wsi_pipeline.config import ReadConfig
 from wsi_pipeline.errors import WorkerLostError
 from wsi_pipeline.run.processes import ProcessLane
@@ -85,7 +85,7 @@ class SlidesApart:
     """
 
     def __init__(self, processes: int | None = None) -> None:
-        width = processes or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
+        width = processes or min(MOST_PROCESSES, usable_cores())
         self._lane = ProcessLane("decode", width, _ignore, shared=_Readers(MOST_OPEN))
 
     def open(

@@ -7,7 +7,6 @@ are kept in bounded memory.
 from __future__ import annotations
 
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_files.cores import usable_cores
 from wsi_pipeline.slide.geometry import level_for_mpp
 from wsi_pipeline.stain import HeEncoder
 from wsi_pipeline.stain.separate import HEADROOM
@@ -112,7 +112,7 @@ class TileServer:
     def __init__(self, slides: OpenSlides, stains: Callable[[str], StainMatrix]) -> None:
         self._slides = slides
         self._stains = stains
-        self._at_work = BoundedSemaphore(2 * len(os.sched_getaffinity(0)))
+        self._at_work = BoundedSemaphore(2 * usable_cores())
         self._kept: OrderedDict[tuple[str, str, int, int, int], bytes] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
